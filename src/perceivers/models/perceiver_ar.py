@@ -1,0 +1,291 @@
+"""Perceiver AR (Hawthorne et al. 2022, https://arxiv.org/abs/2202.07765), top to bottom.
+
+An input of M tokens is embedded once. Its last N positions become latents, read the whole input through one
+bottom-right causal cross-attend, and go through a causal stack of self-attention layers; latent i predicts the token
+after its own.
+
+Letters: b batch, m input positions, n latent positions.
+"""
+
+import torch
+from einops import reduce, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from perceivers.models.config import InputQueries, LearnedQueries, MLPQueries, PerceiverARConfig, RotaryPositions
+from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock, activate
+from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
+from perceivers.nn.positions import PositionTables, Rotation, fourier_table, sinusoidal_table
+
+
+class PerceiverAR(nn.Module):
+    """Logits of the next token at the last `num_latents` positions of an input.
+
+    Source: `PerceiverAR` of perceiver_ar_model.py (google-research/perceiver-ar).
+    """
+
+    def __init__(self, config: PerceiverARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
+        self.position_tables = position_tables(config)
+        self.queries = LatentQueries(config)
+        if config.latents_per_position > 1:
+            self.latent_offsets = nn.Parameter(torch.empty(config.latents_per_position, config.dim))
+        self.cross_attend = cross_attend(config) if config.initial_cross_attend else None
+        self.layers = nn.ModuleList(
+            SelfAttentionBlock(
+                config.dim,
+                heads=config.heads,
+                widening=config.widening,
+                activation=config.activation,
+                dropout=config.dropout,
+                backend=config.backend,
+            )
+            for _ in range(config.depth)
+        )
+        self.extra_cross_attends = nn.ModuleDict({str(i): cross_attend(config) for i in config.extra_cross_attends})
+        self.norm = nn.LayerNorm(config.dim)
+        self.logits = nn.Linear(config.dim, config.vocab_size)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Fresh weights, as in the reference.
+
+        - linear layers: normal truncated at two standard deviations, variance 1 / inputs after truncation; biases 0
+        - token embedding and random position tables: truncated normal, std 1
+        - learned queries: truncated normal, std 0.02; latent offsets: `latent_init_std`
+        - output layer: zero (`zero_logits`)
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                # 0.8796 is the standard deviation of a unit normal cut at two.
+                truncated_normal(module.weight, std=module.in_features**-0.5 / 0.87962566103423978)
+                nn.init.zeros_(module.bias)
+        truncated_normal(self.token_embedding.weight, std=1.0)
+        if self.config.zero_logits:
+            nn.init.zeros_(self.logits.weight)
+        if self.queries.learned is not None:
+            truncated_normal(self.queries.learned, std=0.02)
+        if self.config.latents_per_position > 1:
+            truncated_normal(self.latent_offsets, std=self.config.latent_init_std)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        positions: Int[Tensor, "batch seq axes"] | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
+        num_latents: int | None = None,
+    ) -> Float[Tensor, "batch latents vocab"]:
+        """Logits of the token after each of the last `num_latents` positions of every row.
+
+        Args:
+            tokens: Ids, right-padded.
+            positions: As the data counts them; needed where `position_source` is `data`.
+            lengths: Real tokens of each row; None where no row is padded (then no mask is built). Row r's latent j sits
+                at column `lengths[r] - num_latents + j`; where that is negative its logits mean nothing.
+            num_latents: In place of the configured number: less is faster, more reads more.
+
+        Raises:
+            ValueError: More latents than tokens, or positions missing.
+        """
+        config = self.config
+        num_latents = config.num_latents if num_latents is None else num_latents
+        if not 0 < num_latents <= tokens.shape[1]:
+            raise ValueError(f"num_latents={num_latents} must lie in 1..{tokens.shape[1]}, the length of the input")
+        real = None
+        if lengths is not None:
+            real = length_mask(lengths, tokens.shape[1])
+            tokens = align_right(tokens, lengths)
+            positions = None if positions is None else align_right(positions, lengths)
+        positions = self._positions(tokens, positions, real)
+        if self.training and config.prefix_dropout:
+            tokens, positions, real = self._drop_prefix(tokens, positions, real, num_latents)
+
+        context = self.token_embedding(tokens)
+        if self.position_tables is not None:
+            context = context + self.position_tables(positions)
+        latents = self._latents(context[:, -num_latents:])
+        cross_rotations, latent_rotation = self._rotations(positions[..., 0], num_latents)
+        cross_mask = self._cross_mask(tokens.shape[1], num_latents, real)
+        mask = self._latent_mask(latents, None if real is None else real[:, -num_latents:])
+
+        if self.cross_attend is not None:
+            latents = self.cross_attend(latents, context, mask=cross_mask, **cross_rotations)
+        for i, layer in enumerate(self.layers):
+            latents = layer(latents, mask=mask, rotate=latent_rotation)
+            if i in config.extra_cross_attends:
+                latents = self.extra_cross_attends[str(i)](latents, context, mask=cross_mask, **cross_rotations)
+
+        latents = self.norm(latents)
+        if config.latents_per_position > 1:
+            latents = reduce(latents, "b (n per) d -> b n d", "mean", per=config.latents_per_position)
+        return self.logits(latents)
+
+    def _positions(
+        self, tokens: Tensor, positions: Tensor | None, real: Bool[Tensor, "b m"] | None
+    ) -> Int[Tensor, "#b m axes"]:
+        seq_len = tokens.shape[1]
+        match self.config.position_source:
+            case "data":
+                if positions is None:
+                    raise ValueError("this model takes positions from the data (position_source='data'): pass positions=")
+                return positions
+            case "start":
+                steps = torch.arange(seq_len, device=tokens.device)[None]
+                if real is not None:
+                    steps = (steps - (~real).sum(1, keepdim=True)).clamp(min=0)
+            case "end":
+                steps = torch.arange(seq_len - 1, -1, -1, device=tokens.device)[None]
+            case "negative_end":
+                steps = torch.arange(1 - seq_len, 1, device=tokens.device)[None]
+        return steps[..., None]
+
+    def _drop_prefix(self, tokens: Tensor, positions: Tensor, real: Tensor | None, num_latents: int):
+        """A random share of the prefix's columns, in order, and all latent columns.
+
+        Differs from the reference: its encoder dropout hides latent positions too and saves no work.
+        """
+        batch, seq_len = tokens.shape
+        prefix = seq_len - num_latents
+        kept = prefix - round(prefix * self.config.prefix_dropout)
+        columns = torch.rand(batch, prefix, device=tokens.device).argsort(1)[:, :kept].sort(1).values
+        latents = torch.arange(prefix, seq_len, device=tokens.device).expand(batch, -1)
+        columns = torch.cat([columns, latents], 1)
+        positions = positions.expand(batch, -1, -1)
+        positions = positions.gather(1, columns[..., None].expand(-1, -1, positions.shape[-1]))
+        return tokens.gather(1, columns), positions, None if real is None else real.gather(1, columns)
+
+    def _latents(self, inputs: Float[Tensor, "b n input_dim"]) -> Float[Tensor, "b per_n dim"]:
+        per_position = self.config.latents_per_position
+        latents = self.queries.start(inputs)
+        if per_position > 1:
+            latents = repeat(latents, "b n d -> b (n per) d", per=per_position)
+            latents = latents + self.latent_offsets.repeat(inputs.shape[1], 1)
+        return self.queries.finish(latents)
+
+    def _rotations(
+        self, positions: Int[Tensor, "#b m"], num_latents: int
+    ) -> tuple[dict[str, Rotation], Rotation | None]:
+        """Rotations of the cross-attends (queries and keys) and of the latent stack; none for tables."""
+        config, rotary = self.config, self.config.positions
+        if not isinstance(rotary, RotaryPositions):
+            return {}, None
+        dtype = self.token_embedding.weight.dtype
+        steps = positions[:, -num_latents:] + int(config.query_offset)
+        steps = steps.repeat_interleave(config.latents_per_position, 1)
+        cross = {
+            "channels": rotary.channels(config.cross_dim // config.cross_heads),
+            "heads": rotary.heads(config.cross_heads, rotary.cross_head_groups),
+            "max_wavelength": config.wavelength,
+            "dtype": dtype,
+        }
+        rotations = {"rotate_q": Rotation.at(steps, **cross), "rotate_k": Rotation.at(positions, **cross)}
+        latent_rotation = Rotation.at(
+            steps,
+            channels=rotary.channels(config.dim // config.heads),
+            heads=rotary.heads(config.heads),
+            max_wavelength=config.wavelength,
+            dtype=dtype,
+        )
+        return rotations, latent_rotation
+
+    def _cross_mask(self, seq_len: int, num_latents: int, real: Bool[Tensor, "b m"] | None) -> AttentionMask:
+        per_position = self.config.latents_per_position
+        if per_position == 1:
+            return AttentionMask(causal=True, keys=real)
+        pairs = AttentionMask(causal=True).dense(num_latents, seq_len, self.norm.weight.device)
+        assert pairs is not None
+        return AttentionMask(keys=real, pairs=pairs.repeat_interleave(per_position, 1))
+
+    def _latent_mask(self, latents: Float[Tensor, "b n dim"], real: Bool[Tensor, "b n"] | None) -> AttentionMask:
+        per_position = self.config.latents_per_position
+        if real is not None:
+            real = None if bool(real.all()) else real.repeat_interleave(per_position, 1)
+        if self.training and self.config.latent_dropout:
+            kept = torch.rand(latents.shape[:2], device=latents.device) >= self.config.latent_dropout
+            real = kept if real is None else real & kept
+        return latent_mask(latents.shape[1], real, block=per_position, device=latents.device)
+
+
+class LatentQueries(nn.Module):
+    """What latents start as: `start` once a position, `finish` once a latent."""
+
+    def __init__(self, config: PerceiverARConfig) -> None:
+        super().__init__()
+        self.linear = self.learned = None
+        self.mlp = nn.ModuleList()
+        self.activation = config.activation
+        match config.queries:
+            case LearnedQueries(shared=shared):
+                self.learned = nn.Parameter(torch.empty(1 if shared else config.num_latents, config.dim))
+            case InputQueries():
+                self.linear = nn.Linear(config.embedding_dim, config.dim)
+            case MLPQueries(layers=layers, activation=activation):
+                self.linear = nn.Linear(config.embedding_dim, config.dim)
+                self.mlp = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(layers))
+                self.activation = activation
+
+    def start(self, inputs: Float[Tensor, "b n input_dim"]) -> Float[Tensor, "b n dim"]:
+        """One vector for each latent position, from the context at that position."""
+        if self.linear is not None:
+            return self.linear(inputs)
+        assert self.learned is not None
+        batch, num_latents, _ = inputs.shape
+        if len(self.learned) not in (1, num_latents):
+            raise ValueError(
+                f"num_latents={num_latents}, but this model learned one query for each of {len(self.learned)} latents; "
+                f"use {len(self.learned)}, or train with shared queries"
+            )
+        return self.learned.expand(batch, num_latents, -1)
+
+    def finish(self, latents: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
+        """The MLP, where there is one."""
+        for layer in self.mlp:
+            latents = activate(layer(latents), self.activation)
+        return latents
+
+
+def cross_attend(config: PerceiverARConfig) -> CrossAttentionBlock:
+    """A cross-attend of the model that `config` describes."""
+    return CrossAttentionBlock(
+        config.dim,
+        config.embedding_dim,
+        heads=config.cross_heads,
+        inner_dim=config.cross_dim,
+        widening=config.cross_widening,
+        activation=config.activation,
+        dropout=config.dropout,
+        query_residual=config.query_residual,
+        backend=config.backend,
+    )
+
+
+def position_tables(config: PerceiverARConfig) -> PositionTables | None:
+    """Fresh tables of absolute positions; None for rotary ones."""
+    if isinstance(config.positions, RotaryPositions):
+        return None
+    dim = config.embedding_dim
+    tables = []
+    for size in config.positions.sizes or (config.max_seq_len + 1,):
+        match config.positions.table:
+            case "sinusoidal":
+                tables.append(sinusoidal_table(size, dim))
+            case "fourier":
+                tables.append(fourier_table(size, dim))
+            case "random":
+                tables.append(truncated_normal(torch.empty(size, dim), std=1.0))
+    return PositionTables(tables, learned=config.positions.learned)
+
+
+@torch.no_grad()
+def truncated_normal(tensor: Tensor, *, std: float) -> Tensor:
+    """Fill with a normal of `std`, cut at two of them."""
+    return nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
+
+
+def latent_steps(lengths: Int[Tensor, " batch"], num_latents: int) -> Int[Tensor, "batch latents"]:
+    """Column of each latent in its right-padded row; negative where the row is too short for it."""
+    return lengths[:, None] + torch.arange(-num_latents, 0, device=lengths.device)

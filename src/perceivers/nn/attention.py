@@ -1,0 +1,181 @@
+"""The one place that computes attention.
+
+Letters: b batch, h heads, q queries, k keys, d channels of a head.
+
+Back ends, equal within rounding:
+
+- `reference`: softmax of a score matrix, to be read and to judge the others;
+- `sdpa`: PyTorch's fused kernels, and no mask of queries x keys where none is needed.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+
+from perceivers.nn.masks import AttentionMask
+from perceivers.nn.positions import Rotation
+
+Backend = Literal["auto", "reference", "sdpa"]
+BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa")
+
+# Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
+MASKED = -1e30
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `x` to `context`.
+
+    Source: `Attention` of perceiver_ar_model.py (official Perceiver AR).
+
+    Args:
+        dim: Channels of `x` and of the result.
+        context_dim: Channels of `context`.
+        heads: Heads.
+        inner_dim: Channels of queries, keys and values, all heads together.
+        backend: See the module's docstring; `auto` is `sdpa`.
+
+    Raises:
+        ValueError: `inner_dim` is not a multiple of `heads`.
+    """
+
+    def __init__(self, dim: int, context_dim: int, *, heads: int, inner_dim: int, backend: Backend = "auto") -> None:
+        super().__init__()
+        if inner_dim % heads:
+            raise ValueError(f"{heads} heads do not divide {inner_dim} attention channels evenly")
+        self.heads = heads
+        self.backend: Backend = backend
+        self.to_q = nn.Linear(dim, inner_dim)
+        self.to_kv = nn.Linear(context_dim, 2 * inner_dim)
+        self.to_out = nn.Linear(inner_dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        context: Float[Tensor, "batch keys context_dim"],
+        *,
+        mask: AttentionMask,
+        rotate_q: Rotation | None = None,
+        rotate_k: Rotation | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Read `context`; `rotate_q` and `rotate_k` turn queries and keys by their positions."""
+        q = self._split_heads(self.to_q(x))
+        k, v = (self._split_heads(part) for part in self.to_kv(context).chunk(2, dim=-1))
+        if rotate_q is not None and rotate_k is not None:
+            q, k = rotate_q(q), rotate_k(k)
+        out = attend(q, k, v, mask=mask, backend=self.backend)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Float[Tensor, "b n hd"]) -> Float[Tensor, "b h n d"]:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def attend(
+    q: Float[Tensor, "b h q d"],
+    k: Float[Tensor, "b h k d"],
+    v: Float[Tensor, "b h k dv"],
+    *,
+    mask: AttentionMask,
+    backend: Backend = "auto",
+) -> Float[Tensor, "b h q dv"]:
+    """Scaled dot-product attention, softmax(q k' / sqrt(d)) v, over the visible pairs.
+
+    Raises:
+        ValueError: An unknown back end.
+    """
+    match backend:
+        case "reference":
+            return _reference(q, k, v, mask)
+        case "auto" | "sdpa":
+            return _sdpa(q, k, v, mask)
+        case _:
+            raise ValueError(f"attention back end {backend!r}: choose one of {', '.join(BACKENDS)}")
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    visible = mask.dense(q.shape[2], k.shape[2], q.device)
+    if visible is not None:
+        scores = scores.masked_fill(~visible[:, None], MASKED)
+    return scores.softmax(-1) @ v
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    queries, keys = q.shape[2], k.shape[2]
+    if mask.pairs is not None or (mask.causal and queries > keys):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
+    if not mask.causal or queries == 1:  # one query reads every key
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(_rows(mask.keys), q))
+    if queries == keys and mask.keys is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if q.device.type == "cpu":
+        return _lower_right_cpu(q, k, v, mask.keys)
+    if mask.keys is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(queries, keys))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
+
+
+def _rows(keys: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 k"] | None:
+    return None if keys is None else keys[:, None]
+
+
+def _bias(visible: Bool[Tensor, "#b #q k"] | None, like: Tensor) -> Float[Tensor, "#b 1 #q k"] | None:
+    """What is added to the scores: 0 where visible, `MASKED` elsewhere."""
+    if visible is None:
+        return None
+    return torch.zeros_like(visible, dtype=like.dtype).masked_fill_(~visible, MASKED)[:, None]
+
+
+def _lower_right_cpu(q: Tensor, k: Tensor, v: Tensor, keys: Bool[Tensor, "b k"] | None) -> Tensor:
+    """Bottom-right causal attention as two fused calls: the prefix, which all queries see, and the causal rest."""
+    queries = q.shape[2]
+    prefix = k.shape[2] - queries
+    prefix_bias = rest_bias = None
+    if keys is not None:
+        prefix_bias = _bias(keys[:, None, :prefix], q)
+        itself = torch.eye(queries, dtype=torch.bool, device=q.device)
+        rest = AttentionMask(causal=True, keys=keys[:, prefix:]).dense(queries, queries, q.device)
+        rest_bias = _bias(rest | itself, q)
+    if prefix == 0:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=rest_bias, is_causal=rest_bias is None)
+    out: Tensor = _MergedAttention.apply(q, k, v, prefix_bias, rest_bias)  # pyright: ignore[reportAssignmentType]
+    return out
+
+
+class _MergedAttention(torch.autograd.Function):
+    """softmax over [prefix | causal rest] from two fused kernels, merged by their log-sum-exp.
+
+    Each kernel's backward needs only the output and the log-sum-exp of the softmax that its keys belong to. Given the
+    merged ones, both return exact gradients, and no matrix of queries x keys exists at any time.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, prefix_bias, rest_bias):  # noqa: D102, ANN001
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        split = k.shape[2] - q.shape[2]
+        out_prefix, lse_prefix = kernel(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias)
+        out_rest, lse_rest = kernel(
+            q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias
+        )
+        lse = torch.logaddexp(lse_prefix, lse_rest)
+        out = out_prefix * (lse_prefix - lse).exp()[..., None].to(q.dtype)
+        out = out.addcmul_(out_rest, (lse_rest - lse).exp()[..., None].to(q.dtype))
+        ctx.save_for_backward(q, k, v, out, lse, prefix_bias, rest_bias)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: D102, ANN001
+        q, k, v, out, lse, prefix_bias, rest_bias = ctx.saved_tensors
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        split = k.shape[2] - q.shape[2]
+        dq, dk_prefix, dv_prefix = kernel(
+            grad, q, k[:, :, :split], v[:, :, :split], out, lse, 0.0, False, attn_mask=prefix_bias
+        )
+        dq_rest, dk_rest, dv_rest = kernel(
+            grad, q, k[:, :, split:], v[:, :, split:], out, lse, 0.0, rest_bias is None, attn_mask=rest_bias
+        )
+        dk, dv = torch.cat([dk_prefix, dk_rest], 2), torch.cat([dv_prefix, dv_rest], 2)
+        return dq + dq_rest, dk, dv, None, None

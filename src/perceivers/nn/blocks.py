@@ -1,0 +1,139 @@
+"""Attention followed by a feed-forward layer, with norms and residuals."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceivers.nn.attention import Attention, Backend
+from perceivers.nn.masks import AttentionMask
+from perceivers.nn.positions import Rotation
+
+ActivationName = Literal["sq_relu", "gelu_tanh", "gelu", "relu", "silu"]
+
+
+def activate(x: Float[Tensor, "*shape"], name: ActivationName) -> Float[Tensor, "*shape"]:
+    """Apply the activation called `name`; `sq_relu` is relu(x) squared (Primer, arXiv:2109.08668)."""
+    match name:
+        case "sq_relu":
+            return F.relu(x).square()
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "gelu":
+            return F.gelu(x)
+        case "relu":
+            return F.relu(x)
+        case "silu":
+            return F.silu(x)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, dim: int, *, widening: int, activation: ActivationName) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, widening * dim)
+        self.down = nn.Linear(widening * dim, dim)
+        self.activation: ActivationName = activation
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Widen, activate, narrow."""
+        return self.down(activate(self.up(x), self.activation))
+
+
+class CrossAttentionBlock(nn.Module):
+    """Latents read a context.
+
+    Source: `CrossAttention` of perceiver_ar_model.py.
+
+    Args:
+        dim: Channels of the latents.
+        context_dim: Channels of the context.
+        heads: Heads.
+        inner_dim: Channels of queries, keys and values.
+        widening: Width of the feed-forward layer, in multiples of `dim`.
+        activation: Of the feed-forward layer.
+        dropout: Share of the channels dropped from what either branch adds.
+        query_residual: Add the latents to what they read.
+        backend: Of the attention.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        *,
+        heads: int,
+        inner_dim: int,
+        widening: int,
+        activation: ActivationName,
+        dropout: float = 0.0,
+        query_residual: bool = True,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.norm_latents = nn.LayerNorm(dim)
+        self.norm_context = nn.LayerNorm(context_dim)
+        self.attention = Attention(dim, context_dim, heads=heads, inner_dim=inner_dim, backend=backend)
+        self.norm = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
+        self.dropout = nn.Dropout(dropout)
+        self.query_residual = query_residual
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch queries dim"],
+        context: Float[Tensor, "batch keys context_dim"],
+        *,
+        mask: AttentionMask,
+        rotate_q: Rotation | None = None,
+        rotate_k: Rotation | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Latents after reading `context`."""
+        read = self.attention(
+            self.norm_latents(latents), self.norm_context(context), mask=mask, rotate_q=rotate_q, rotate_k=rotate_k
+        )
+        read = self.dropout(read)
+        x = latents + read if self.query_residual else read
+        return x + self.dropout(self.feed_forward(self.norm(x)))
+
+
+class SelfAttentionBlock(nn.Module):
+    """Latents read each other.
+
+    Source: `SelfAttention` of perceiver_ar_model.py.
+
+    Args:
+        dim: Channels.
+        heads: Heads.
+        widening: Width of the feed-forward layer, in multiples of `dim`.
+        activation: Of the feed-forward layer.
+        dropout: Share of the channels dropped from what either branch adds.
+        backend: Of the attention.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        widening: int,
+        activation: ActivationName,
+        dropout: float = 0.0,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = Attention(dim, dim, heads=heads, inner_dim=dim, backend=backend)
+        self.norm = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch n dim"], *, mask: AttentionMask, rotate: Rotation | None = None
+    ) -> Float[Tensor, "batch n dim"]:
+        """Latents after reading each other."""
+        normed = self.norm_attention(x)
+        x = x + self.dropout(self.attention(normed, normed, mask=mask, rotate_q=rotate, rotate_k=rotate))
+        return x + self.dropout(self.feed_forward(self.norm(x)))

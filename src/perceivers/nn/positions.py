@@ -1,0 +1,150 @@
+"""Positions: rotations of queries and keys, and tables that are added to embeddings.
+
+Letters: b batch, n positions, a axes of a position, h heads, d channels of a head, c rotated channels.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def rotary_frequencies(channels: int, max_wavelength: float) -> Float[Tensor, " bands"]:
+    """Radians a step turns each pair of channels by; float64.
+
+    As in the reference: exponents run from 0 to exactly 1, so the slowest pair turns by 1 / `max_wavelength`
+    (`_make_rotation_matrices`, perceiver_ar_model.py); the usual formula stops one band short of it.
+    """
+    bands = channels // 2
+    exponents = torch.linspace(0, 1, bands, dtype=torch.float64) if bands > 1 else torch.zeros(bands).double()
+    # The reference computes (2 / channels) * linspace(0, bands, bands).
+    return max_wavelength**-exponents
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turns the first `c` channels of chosen heads by an angle that grows with position (RoFormer, arXiv:2104.09864).
+
+    Neighbouring channels (0, 1), (2, 3), ... form the pairs. Made in at least float32, whatever the model's precision.
+    """
+
+    cos: Float[Tensor, "#batch 1 n bands"]
+    sin: Float[Tensor, "#batch 1 n bands"]
+    heads: tuple[int, ...] | None = None
+    """Heads that turn; None for all."""
+
+    @classmethod
+    def at(
+        cls,
+        positions: Int[Tensor, "#batch n"],
+        *,
+        channels: int,
+        max_wavelength: float,
+        heads: tuple[int, ...] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """The rotation for `positions`, which may be negative.
+
+        Args:
+            positions: In tokens.
+            channels: Rotated channels of a head, even.
+            max_wavelength: Tokens after which the slowest pair has turned by one radian.
+            heads: Heads that turn; None for all.
+            dtype: Of the model; angles are float64 and their cosines at least float32.
+        """
+        frequencies = rotary_frequencies(channels, max_wavelength).to(positions.device)
+        angles = positions[:, None, :, None].double() * frequencies
+        kept = torch.promote_types(dtype, torch.float32)
+        return cls(angles.cos().to(kept), angles.sin().to(kept), heads)
+
+    def __call__(self, x: Float[Tensor, "batch h n d"]) -> Float[Tensor, "batch h n d"]:
+        """Turn `x`."""
+        if self.heads is not None:
+            turned = self._turn(x[:, list(self.heads)])
+            return x.index_copy(1, torch.tensor(self.heads, device=x.device), turned)
+        return self._turn(x)
+
+    def _turn(self, x: Tensor) -> Tensor:
+        channels = 2 * self.cos.shape[-1]
+        if channels == 0 or x.shape[1] == 0:
+            return x
+        even, odd = x[..., :channels].unflatten(-1, (-1, 2)).unbind(-1)
+        pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], -1)
+        return torch.cat([pairs.flatten(-2).to(x.dtype), x[..., channels:]], -1)
+
+
+def sinusoidal_table(
+    size: int, dim: int, *, min_scale: float = 1.0, max_scale: float = 10_000.0
+) -> Float[Tensor, "size dim"]:
+    """Sines in the first half of the channels, cosines in the second; an odd last channel stays 0.
+
+    As in the reference: frequencies are spaced over `dim // 2 - 1` steps (`generate_sinusoidal_features`), and the
+    table is computed in float64 and kept in float32.
+    """
+    bands = dim // 2
+    step = -math.log(max_scale / min_scale) / max(bands - 1, 1)
+    frequencies = min_scale * torch.exp(torch.arange(bands, dtype=torch.float64) * step)
+    angles = torch.arange(size, dtype=torch.float64)[:, None] * frequencies
+    table = torch.zeros(size, dim)
+    table[:, :bands], table[:, bands : 2 * bands] = angles.sin(), angles.cos()
+    return table
+
+
+def fourier_features(
+    coordinates: Float[Tensor, "n axes"], *, bands: int, max_resolution: float, concat: bool
+) -> Float[Tensor, "n features"]:
+    """Sines, then cosines, of linearly spaced frequencies up to Nyquist's for `max_resolution` samples.
+
+    Args:
+        coordinates: In -1..1.
+        bands: Frequencies an axis.
+        max_resolution: Samples an axis.
+        concat: Put the coordinates themselves in front.
+
+    Source: `generate_fourier_features` (perceiver_ar_model.py; Perceiver, arXiv:2103.03206, section 3.2).
+    """
+    frequencies = torch.linspace(1.0, max_resolution / 2, bands, dtype=coordinates.dtype, device=coordinates.device)
+    angles = math.pi * (coordinates[:, :, None] * frequencies).flatten(1)
+    features = [angles.sin(), angles.cos()]
+    return torch.cat([coordinates, *features] if concat else features, -1)
+
+
+def linear_coordinates(shape: tuple[int, ...]) -> Float[Tensor, "*shape axes"]:
+    """Coordinates of an n-dimensional grid, each axis from -1 to 1, both ends included."""
+    axes = [torch.linspace(-1.0, 1.0, size) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+
+
+def fourier_table(size: int, dim: int) -> Float[Tensor, "size dim"]:
+    """Fourier features of `size` evenly spaced positions; `dim` must be even."""
+    return fourier_features(linear_coordinates((size,)), bands=dim // 2, max_resolution=size, concat=False)
+
+
+class PositionTables(nn.Module):
+    """One table an axis; the rows of a position's axes are summed.
+
+    Args:
+        tables: Rows for positions 0, 1, 2, ... of each axis.
+        learned: Train them.
+    """
+
+    def __init__(self, tables: list[Float[Tensor, "_ dim"]], *, learned: bool) -> None:
+        super().__init__()
+        self.axes = len(tables)
+        for axis, table in enumerate(tables):
+            if learned:
+                self.register_parameter(f"axis{axis}", nn.Parameter(table))
+            else:
+                self.register_buffer(f"axis{axis}", table)
+
+    def table(self, axis: int) -> Float[Tensor, "size dim"]:
+        """The table of one axis."""
+        return getattr(self, f"axis{axis}")
+
+    def forward(self, positions: Int[Tensor, "batch n axes"]) -> Float[Tensor, "batch n dim"]:
+        """Sum of the rows at `positions`."""
+        rows = [nn.functional.embedding(positions[..., axis], self.table(axis)) for axis in range(self.axes)]
+        return torch.stack(rows).sum(0) if self.axes > 1 else rows[0]

@@ -1,0 +1,101 @@
+"""How a model is trained: frozen dataclasses. Imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perceivers.data.config import CopyConfig, DataConfig
+from perceivers.models.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Next-token cross-entropy at the latents."""
+
+    z_loss: float = 1e-4
+    """Weight of log Z squared, which keeps the logits' normaliser near 1."""
+    label_smoothing: float = 0.0
+    """Probability spread evenly over the wrong tokens."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser, learning rate and clipping."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam as in the paper, or with decoupled weight decay."""
+    lr: float = 3e-4
+    """Learning rate after warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """AdamW only; not on biases, norms and embeddings."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 turns it off."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """What is differentiated: the loss a token, or, as the official recipe does before clipping, the summed loss."""
+    schedule: Literal["constant", "cosine", "steps", "rsqrt"] = "constant"
+    """Learning rate after warm-up."""
+    warmup_steps: int = 1000
+    """Steps of linear warm-up from 0."""
+    decay_steps: int | None = None
+    """Steps after warm-up that cosine and steps last; None = to the end of the run."""
+    end_lr: float = 0.0
+    """Where cosine ends."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr={self.lr} must be positive")
+        if self.optimizer == "adam" and self.weight_decay:
+            raise ValueError("weight_decay needs --optim.optimizer adamw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A complete training run."""
+
+    model: ModelConfig
+    """The model."""
+    data: DataConfig | CopyConfig
+    """Batches."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """The loss."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser."""
+    max_steps: int = 100_000
+    """Updates."""
+    max_minutes: float | None = None
+    """Stop after this much training time, resumed parts counted; schedules that last to the end of the run then follow
+    the clock."""
+    accumulate: int = 1
+    """Batches an update."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; auto = bfloat16 where the machine has it in hardware."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    seed: int = 0
+    """Weights, data order, dropout."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 1000
+    """Steps between evaluations on the validation split; 0 = at the end only."""
+    eval_tokens: int = 65_536
+    """Validation tokens an evaluation in training scores; the same ones each time."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    sample_every: int = 0
+    """Steps between samples, written to samples/; 0 = none."""
+    sample_tokens: int = 512
+    """Tokens of a sample."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "accumulate", "log_every", "save_every"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes={self.max_minutes} must be positive")

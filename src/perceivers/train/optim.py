@@ -1,0 +1,64 @@
+"""Optimiser, learning-rate schedule and clipping."""
+
+import math
+
+import torch
+from torch import nn
+
+from perceivers.train.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Adam (epsilon outside the root, bias correction) or AdamW over all parameters of `model`."""
+    settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), **settings)
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
+    others = [p for p in model.parameters() if p.ndim <= 1 or id(p) in embeddings]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, **settings)
+
+
+def learning_rate(config: OptimConfig, step: int, *, decay_steps: float, decayed: float | None = None) -> float:
+    """Learning rate of update `step`, counted from 0.
+
+    After a linear warm-up from 0 the schedule counts its own steps from 0.
+
+    Args:
+        config: Schedule.
+        step: Updates done before this one.
+        decay_steps: Steps after warm-up that the schedule lasts.
+        decayed: Share of them that is over, where a clock decides it in place of the step.
+
+    Source: `get_learning_rate_schedule` of the official experiment.py; as in the reference, `rsqrt` needs no warm-up of
+    its own and steps fall at 50, 80 and 95 % by a factor of 10.
+    """
+    warmup = config.warmup_steps
+    if step < warmup:
+        return config.lr * step / warmup
+    after = step - warmup
+    share = min(after / decay_steps, 1.0) if decayed is None else min(decayed, 1.0)
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "cosine":
+            return config.end_lr + (config.lr - config.end_lr) * (1 + math.cos(math.pi * share)) / 2
+        case "steps":
+            boundaries = [int(part * decay_steps) for part in (0.5, 0.8, 0.95)]
+            return config.lr * 0.1 ** sum(after >= boundary for boundary in boundaries)
+        case "rsqrt":
+            return config.lr * math.sqrt(max(warmup, 1) / (after + max(warmup, 1)))
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> torch.Tensor:
+    """Scale gradients down to a global norm of `max_norm` (0: never) and return the norm before.
+
+    Differs from `torch.nn.utils.clip_grad_norm_`, as in the reference: no 1e-6 is added to the norm.
+    """
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if max_norm > 0:
+        scale = (max_norm / norm).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+    return norm
