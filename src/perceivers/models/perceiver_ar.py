@@ -12,7 +12,13 @@ from einops import reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from perceivers.models.config import InputQueries, LearnedQueries, MLPQueries, PerceiverARConfig, RotaryPositions
+from perceivers.models.config import (
+    InputQueries,
+    LearnedQueries,
+    MLPQueries,
+    PerceiverARConfig,
+    RotaryPositions,
+)
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock, activate
 from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
 from perceivers.nn.positions import PositionTables, Rotation, fourier_table, sinusoidal_table
@@ -131,7 +137,9 @@ class PerceiverAR(nn.Module):
         match self.config.position_source:
             case "data":
                 if positions is None:
-                    raise ValueError("this model takes positions from the data (position_source='data'): pass positions=")
+                    raise ValueError(
+                        "this model takes positions from the data (position_source='data'): pass positions="
+                    )
                 return positions
             case "start":
                 steps = torch.arange(seq_len, device=tokens.device)[None]

@@ -153,13 +153,11 @@ class _MergedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, prefix_bias, rest_bias):  # noqa: D102, ANN001
+    def forward(ctx, q, k, v, prefix_bias, rest_bias):
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         split = k.shape[2] - q.shape[2]
         out_prefix, lse_prefix = kernel(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias)
-        out_rest, lse_rest = kernel(
-            q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias
-        )
+        out_rest, lse_rest = kernel(q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias)
         lse = torch.logaddexp(lse_prefix, lse_rest)
         out = out_prefix * (lse_prefix - lse).exp()[..., None].to(q.dtype)
         out = out.addcmul_(out_rest, (lse_rest - lse).exp()[..., None].to(q.dtype))
@@ -167,7 +165,7 @@ class _MergedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: D102, ANN001
+    def backward(ctx, grad):
         q, k, v, out, lse, prefix_bias, rest_bias = ctx.saved_tensors
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         split = k.shape[2] - q.shape[2]

@@ -92,7 +92,11 @@ class CrossAttentionBlock(nn.Module):
     ) -> Float[Tensor, "batch queries dim"]:
         """Latents after reading `context`."""
         read = self.attention(
-            self.norm_latents(latents), self.norm_context(context), mask=mask, rotate_q=rotate_q, rotate_k=rotate_k
+            self.norm_latents(latents),
+            self.norm_context(context),
+            mask=mask,
+            rotate_q=rotate_q,
+            rotate_k=rotate_k,
         )
         read = self.dropout(read)
         x = latents + read if self.query_residual else read

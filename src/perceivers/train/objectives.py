@@ -61,7 +61,10 @@ def predict(
     num_latents = min(num_latents, tokens.shape[1] - 1)
     full = bool((lengths == tokens.shape[1] - 1).all())
     logits = model(
-        tokens[:, :-1], positions=batch.positions[:, :-1], lengths=None if full else lengths, num_latents=num_latents
+        tokens[:, :-1],
+        positions=batch.positions[:, :-1],
+        lengths=None if full else lengths,
+        num_latents=num_latents,
     )
     steps = latent_steps(lengths, num_latents)
     labels = tokens.gather(1, (steps + 1).clamp(min=0))
