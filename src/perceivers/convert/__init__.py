@@ -1,1 +1,1 @@
-""""""
+"""Published weights to ours."""

@@ -1,1 +1,1 @@
-""""""
+"""Files to batches; knows no model."""

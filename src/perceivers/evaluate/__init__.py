@@ -1,1 +1,1 @@
-""""""
+"""Likelihood of held-out data, and the baselines it is compared with."""

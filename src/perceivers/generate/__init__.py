@@ -1,1 +1,1 @@
-""""""
+"""From logits to tokens, from a prompt to a continuation."""

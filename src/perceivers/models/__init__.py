@@ -1,1 +1,1 @@
-""""""
+"""Families: one paper, one file."""

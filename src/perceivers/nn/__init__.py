@@ -1,1 +1,1 @@
-""""""
+"""Layers: attention, blocks, masks, positions."""

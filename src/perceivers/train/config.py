@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from perceivers.data.config import CopyConfig, DataConfig
-
 from perceivers.models.config import ModelConfig
 
 

@@ -1,0 +1,41 @@
+"""Which device to use, and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} can't be used here; try --device auto, or cpu ({error})".split("\n")[0]
+        ) from error
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products run in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Matrix products in `precision`: "float32", "bfloat16" or "auto"; weights and sums stay float32."""
+    if precision == "float32" or (precision == "auto" and not has_bfloat16(device)):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,53 @@
+"""Where numbers of a run go: metrics.jsonl always, TensorBoard if asked for."""
+
+import json
+import math
+from pathlib import Path
+
+
+class MetricsLog:
+    """Appends a line of JSON for each set of numbers.
+
+    Args:
+        run: Run directory; lines go to `run`/metrics.jsonl.
+        step: Lines of later steps, left by a run that was killed, are removed.
+        tensorboard: Write TensorBoard events to `run`/tensorboard too.
+    """
+
+    def __init__(self, run: Path, *, step: int = 0, tensorboard: bool = False) -> None:
+        self.path = run / "metrics.jsonl"
+        if self.path.exists():
+            kept = [row for row in read_metrics(run) if row["step"] <= step]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._writer = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+            except ImportError as error:
+                raise ImportError("TensorBoard is not installed: pip install 'perceivers[tracking]'") from error
+            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Note `values` after `step` updates."""
+        row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """All whole lines of a run's metrics.jsonl; one cut off by a kill is left out."""
+    rows = []
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
