@@ -1,0 +1,41 @@
+"""The Perceiver family in PyTorch.
+
+    import perceivers
+
+    model = perceivers.PerceiverAR(perceivers.PerceiverARConfig(max_seq_len=8192))
+    run = perceivers.load("runs/a")
+    ids = run.generate(max_tokens=512)
+
+Names are imported when they are first used: `import perceivers` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perceivers.generate.config import SamplingConfig
+    from perceivers.generate.loaded import Loaded, load
+    from perceivers.models.build import build
+    from perceivers.models.config import PerceiverARConfig
+    from perceivers.models.perceiver_ar import PerceiverAR
+    from perceivers.train.loop import train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Loaded": "generate.loaded",
+    "PerceiverAR": "models.perceiver_ar",
+    "PerceiverARConfig": "models.config",
+    "SamplingConfig": "generate.config",
+    "build": "models.build",
+    "load": "generate.loaded",
+    "train": "train.loop",
+}
+
+__all__ = ["Loaded", "PerceiverAR", "PerceiverARConfig", "SamplingConfig", "build", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perceivers' has no attribute {name!r}")
+    return getattr(import_module(f"perceivers.{_HOMES[name]}"), name)

@@ -1,0 +1,101 @@
+"""`perceivers.load`: a model, its tokenizer and its config together, ready to generate."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from perceivers.data.batch import NUM_SPECIAL, SOS
+from perceivers.device import pick_device
+from perceivers.generate.config import SamplingConfig
+from perceivers.generate.decode import decode
+from perceivers.hub import Pretrained
+
+
+class Loaded(Pretrained):
+    """A trained model with what reads and writes its tokens."""
+
+    def generate(
+        self,
+        prompt: Int[np.ndarray, " tokens"] | list[int] | str | None = None,
+        *,
+        max_tokens: int,
+        sampling: SamplingConfig | None = None,
+        num_latents: int | None = None,
+        stop_at_end: bool = True,
+        precision: str = "float32",
+    ) -> Int[np.ndarray, " tokens"]:
+        """Raw ids that continue `prompt`; see `stream` for the arguments."""
+        ids = self.stream(
+            prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            num_latents=num_latents,
+            stop_at_end=stop_at_end,
+            precision=precision,
+        )
+        return np.fromiter(ids, np.int32)
+
+    def stream(
+        self,
+        prompt: Int[np.ndarray, " tokens"] | list[int] | str | None = None,
+        *,
+        max_tokens: int,
+        sampling: SamplingConfig | None = None,
+        num_latents: int | None = None,
+        stop_at_end: bool = True,
+        precision: str = "float32",
+    ) -> Iterator[int]:
+        """Raw ids that continue `prompt`, as they are drawn.
+
+        Args:
+            prompt: Raw ids, or text for a model of bytes; None or empty starts from nothing.
+            max_tokens: Most tokens to draw.
+            sampling: How to draw.
+            num_latents: Latents to compute each token with; None for as many as in training.
+            stop_at_end: Let the model end the piece.
+            precision: Of matrix products: "float32", "bfloat16" or "auto".
+
+        Raises:
+            ValueError: The prompt has ids that the model doesn't know.
+        """
+        ids = self._ids(prompt)
+        model_ids = [SOS, *(int(token) + NUM_SPECIAL for token in ids)]
+        for token in decode(
+            self.model,
+            model_ids,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            num_latents=num_latents,
+            stop_at_eos=stop_at_end,
+            precision=precision,
+        ):
+            yield token - NUM_SPECIAL
+
+    def _ids(self, prompt: Int[np.ndarray, " tokens"] | list[int] | str | None) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer != "bytes":
+                raise ValueError(f"a text prompt needs a model of bytes; this one reads {self.tokenizer!r} tokens")
+            prompt = list(prompt.encode())
+        ids = [] if prompt is None else [int(token) for token in prompt]
+        highest = self.config.vocab_size - NUM_SPECIAL - 1
+        if bad := [token for token in ids if not 0 <= token <= highest]:
+            raise ValueError(f"the prompt holds id {bad[0]}; {self.tokenizer!r} ids of this model are 0..{highest}")
+        return ids
+
+
+def load(source: str | Path, *, device: str = "cpu") -> Loaded:
+    """Open a run directory, a saved model, or a model on the Hugging Face hub.
+
+    Args:
+        source: Path, or hub id `owner/name`.
+        device: Where to put the model.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: What is there is damaged.
+    """
+    loaded = Loaded.from_pretrained(str(source))
+    loaded.model.to(pick_device(device))
+    return loaded
