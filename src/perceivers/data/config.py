@@ -1,0 +1,108 @@
+"""What training rows are made of; imports no torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["CopyConfig", "DataConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How the documents of a token store become batches.
+
+    A document is [SOS] + its ids + [EOS]; a row is a crop of it: at most one more token than the model has
+    inputs, because the last token is only predicted. Of a row's tokens the last ones get a loss, as many as the
+    model has latents. Crops differ in where they end:
+
+    - "random": every document once an epoch, with one crop whose end is uniform. This is the official loader of
+      Perceiver AR. Documents count alike however long they are, so long ones are seen thinly.
+    - "uniform": ends are uniform over all tokens of the split, so a document is seen in proportion to its length.
+      An epoch has one row per `seq_len` tokens, evenly spread. For music and books, whose lengths differ much.
+    - "cover": crops end one latent window apart, as in block evaluation: every token gets a loss exactly once
+      an epoch. For comparisons, and for data that is seen only once or twice.
+    """
+
+    batch_size: int = 8
+    """Rows a step, over all devices together."""
+    crop: Literal["random", "uniform", "cover"] = "random"
+    """Which crops: "random" (official: documents count alike), "uniform" (tokens count alike), "cover" (every
+    token once an epoch)."""
+    min_crop: int | None = None
+    """Shortest crop, in model inputs (the official `minimum_crop_length`); documents that are shorter are taken
+    whole. None: as many as get a loss, so that the first tokens of documents are not trained on more than others."""
+    transpose: int = 0
+    """Music: each row is moved by a random number of semitones, at most this many up or down. 0: off."""
+    stretch: tuple[float, ...] = (1.0,)
+    """Music: each row's tempo is changed by a factor drawn from these; 1.05 makes it 5 % slower. Music
+    Transformer used 0.95 0.975 1 1.025 1.05. A single 1: off."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1 row")
+        if self.crop not in ("random", "uniform", "cover"):
+            raise ValueError(f"crop={self.crop!r} must be 'random', 'uniform' or 'cover'")
+        if self.min_crop is not None and self.min_crop < 1:
+            raise ValueError(f"min_crop={self.min_crop} must be at least 1 input, or None")
+        if self.min_crop is not None and self.crop == "cover":
+            raise ValueError("min_crop has no meaning with crop='cover', whose crops are fixed; leave it out")
+        if not 0 <= self.transpose <= 12:
+            raise ValueError(f"transpose={self.transpose} must lie in 0..12 semitones")
+        if not self.stretch or not all(0.5 <= factor <= 2 for factor in self.stretch):
+            raise ValueError(f"stretch={self.stretch} must be one or more factors in 0.5..2; (1.0,) is off")
+        if self.stretches and self.crop == "cover":
+            raise ValueError(
+                f"stretch={self.stretch} changes the number of tokens, so crop='cover' could not see each once; "
+                "use crop='random' or 'uniform', or stretch=(1.0,)"
+            )
+
+    @property
+    def stretches(self) -> bool:
+        """Whether tempo is changed at all."""
+        return any(factor != 1.0 for factor in self.stretch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyConfig:
+    """The copy task: a random half and then its mirror image (Hawthorne et al. 2022).
+
+    Sequences are made as they are needed, so training never sees one twice.
+    """
+
+    length: int = 32
+    """Tokens of a sequence, SOS and EOS included; even."""
+    batch_size: int = 8
+    """Rows a step, over all devices together."""
+    min_mirrored: int = 1
+    """Fewest mirrored tokens at the end of a training row. 1: the official crops, whose first losses fall on
+    the half that nobody can predict; the number of latents: losses fall on mirrored tokens only."""
+    start_length: int | None = None
+    """Tokens of the first sequences when lengths grow during training; even. None: all have the full length."""
+    growth_steps: int = 0
+    """Steps until sequences have the full length; they grow by the same factor each step."""
+
+    def __post_init__(self) -> None:
+        if self.length < 4 or self.length % 2:
+            raise ValueError(f"length={self.length} must be even and at least 4: SOS, a token, its mirror, EOS")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1 row")
+        if not 1 <= self.min_mirrored <= self.length // 2:
+            raise ValueError(
+                f"min_mirrored={self.min_mirrored} must lie in 1..{self.length // 2}, half of length={self.length}"
+            )
+        start = self.start_length
+        if start is not None and (not 4 <= start <= self.length or start % 2):
+            raise ValueError(f"start_length={start} must be even and lie in 4..length={self.length}")
+        if (start is None) != (self.growth_steps == 0) or self.growth_steps < 0:
+            raise ValueError(
+                f"start_length={start} and growth_steps={self.growth_steps} go together: give both, or neither"
+            )
+
+    def length_at(self, step: int) -> int:
+        """Tokens of the sequences at a training step, counted from 0; even.
+
+        Lengths grow as `start_length * factor**step`, so that doubling always takes equally many steps.
+        """
+        if self.start_length is None or step >= self.growth_steps:
+            return self.length
+        grown = self.start_length * (self.length / self.start_length) ** (step / self.growth_steps)
+        return 2 * int(grown / 2)

@@ -1,0 +1,183 @@
+"""Token store -> batches, in an order that is a pure function of (seed, step)."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int, Integer
+from perceivers.data.music import stretch, transpose
+
+from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
+from perceivers.data.blocks import evaluation_block
+from perceivers.data.config import DataConfig
+from perceivers.data.tokens import TokenSplit
+
+__all__ = ["TokenLoader", "epoch_order", "prefetch", "rank_rows"]
+
+EPOCH, ROW = 0, 1
+"""Keep the random numbers of epochs and of rows apart: they are seeded by (seed, EPOCH or ROW, count)."""
+
+
+class TokenLoader:
+    """Crops of a split's documents, see `DataConfig`; `batch(step)` depends on nothing but the arguments.
+
+    All rows of a run form one endless list, the same on every machine; step s has rows s * batch_size and on,
+    and rank r of w takes every w-th of them from r on. So a run resumes from one integer, on any number of ranks.
+    """
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        config: DataConfig,
+        *,
+        seq_len: int,
+        num_targets: int | None = None,
+        offset: int = NUM_SPECIAL,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        tokenizer: str = "performance",
+    ) -> None:
+        """Prepare to load; reads only the documents' lengths.
+
+        Args:
+            split: Documents of raw ids.
+            config: Which crops, how many a batch, changed how.
+            seq_len: Longest row, in tokens: the model's inputs and one more, which is only predicted.
+            num_targets: Last tokens of a row that get a loss (the model's latents); None: all but the first.
+            offset: The model's id for raw id 0.
+            seed: Not negative; decides order, crops and changes.
+            rank: This process.
+            world_size: Processes that share each batch.
+            tokenizer: What made the ids; transposing and stretching need "performance".
+
+        Raises:
+            ValueError: Arguments or `config` do not fit each other.
+        """
+        num_targets = seq_len - 1 if num_targets is None else num_targets
+        if not 1 <= num_targets < seq_len:
+            raise ValueError(f"num_targets={num_targets} must lie in 1..{seq_len - 1}, below seq_len={seq_len}")
+        if offset < NUM_SPECIAL:
+            raise ValueError(f"offset={offset} must be at least {NUM_SPECIAL}: ids below are PAD, EOS and SOS")
+        if (config.min_crop or 0) >= seq_len:
+            raise ValueError(f"min_crop={config.min_crop} is more than the model's {seq_len - 1} inputs")
+        if tokenizer != "performance" and (config.transpose or config.stretches):
+            field = "transpose" if config.transpose else "stretch"
+            raise ValueError(
+                f"{field}={getattr(config, field)} changes music events, but this data's tokenizer is "
+                f"{tokenizer!r}, not 'performance'; leave {field} off"
+            )
+        self.split, self.config, self.seq_len, self.num_targets = split, config, seq_len, num_targets
+        self.offset, self.seed = offset, seed
+        self.rows_of = rank_rows(config.batch_size, rank=rank, world_size=world_size)
+        self._lengths = split.lengths + 2  # with SOS and EOS
+        self._shortest = 1 + (num_targets if config.min_crop is None else config.min_crop)
+        if config.crop == "cover":
+            counts = (self._lengths - 2) // num_targets + 1  # blocks, as in `num_blocks`
+        else:  # places where a crop can stop
+            counts = self._lengths - np.minimum(self._lengths, self._shortest) + 1
+        self._counts = np.concatenate([[0], np.cumsum(counts)])
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows after which the order starts anew."""
+        match self.config.crop:
+            case "random":
+                return len(self.split)
+            case "uniform":
+                return max(1, int(self._counts[-1]) // self.seq_len)
+            case "cover":
+                return int(self._counts[-1])
+
+    def batch(self, step: int) -> TokenBatch:
+        """This rank's rows of training step `step`, counted from 0."""
+        rows = [self._row(step * self.config.batch_size + row) for row in self.rows_of]
+        return collate([tokens for tokens, _ in rows], [positions for _, positions in rows])
+
+    def iterate(self, first_step: int = 0) -> Iterator[TokenBatch]:
+        """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
+        return prefetch(self.batch, first_step)
+
+    def _row(self, index: int) -> tuple[Int[np.ndarray, " seq"], Int[np.ndarray, "seq 1"]]:
+        """Row `index` of the endless list: tokens and their positions."""
+        epoch, place = divmod(index, self.rows_per_epoch)
+        unit = int(epoch_order(self.rows_per_epoch, seed=self.seed, epoch=epoch)[place])
+        rng = np.random.default_rng((self.seed, ROW, index))
+        document, stop = self._choose(unit, rng)
+        ids = self.split[document]
+        factor = self.config.stretch[rng.integers(len(self.config.stretch))]
+        if factor != 1.0:  # of the whole document, so that positions, SOS and EOS are right
+            ids, stop = self._stretched(ids, stop, factor, rng)
+        start = max(0, stop - self.seq_len)
+        tokens = model_tokens(ids, start=start, stop=stop, offset=self.offset)
+        if semitones := int(rng.integers(-self.config.transpose, self.config.transpose + 1)):
+            data = tokens >= self.offset  # neither SOS nor EOS
+            tokens[data] = transpose((tokens[data] - self.offset).astype(np.int32), semitones) + self.offset
+        return tokens, np.arange(start + 1, stop + 1)[:, None]
+
+    def _choose(self, unit: int, rng: np.random.Generator) -> tuple[int, int]:
+        """The document of a row, and where in it the row stops."""
+        if self.config.crop == "random":
+            length = int(self._lengths[unit])
+            return unit, int(rng.integers(min(self._shortest, length), length + 1))
+        if self.config.crop == "uniform":  # epochs have one end in each of `rows_per_epoch` equal stretches
+            total = int(self._counts[-1])
+            point = min(int((unit + rng.random()) * total / self.rows_per_epoch), total - 1)
+            document = int(np.searchsorted(self._counts, point, side="right")) - 1
+            first = min(self._shortest, int(self._lengths[document]))
+            return document, first + point - int(self._counts[document])
+        document = int(np.searchsorted(self._counts, unit, side="right")) - 1
+        length, index = int(self._lengths[document]), unit - int(self._counts[document])
+        block = evaluation_block(length, index, max_len=self.seq_len - 1, stride=self.num_targets)
+        return document, block.stop
+
+    def _stretched(
+        self, ids: Integer[np.ndarray, " tokens"], stop: int, factor: float, rng: np.random.Generator
+    ) -> tuple[Int[np.ndarray, " stretched"], int]:
+        """The document at another tempo, and the place there that is as far along as `stop` was."""
+        changed = stretch(ids.astype(np.int32), factor)
+        before, after = len(ids) + 2, len(changed) + 2
+        first, first_after = min(self._shortest, before), min(self._shortest, after)
+        # Which of the possible ends, as a share: uniform before, so uniform after.
+        share = (stop - first + rng.random()) / (before - first + 1)
+        return changed, min(first_after + int(share * (after - first_after + 1)), after)
+
+
+@lru_cache(maxsize=4)
+def epoch_order(num_rows: int, *, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
+    """Order of one epoch's rows; the same on every rank and machine."""
+    order = np.random.default_rng((seed, EPOCH, epoch)).permutation(num_rows)
+    order.flags.writeable = False  # it is shared by all who ask
+    return order
+
+
+def rank_rows(batch_size: int, *, rank: int, world_size: int) -> range:
+    """Which rows of a batch belong to a process.
+
+    Raises:
+        ValueError: The batch cannot be shared evenly, or there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} must lie in 0..{world_size - 1}")
+    if batch_size % world_size:
+        raise ValueError(f"batch_size={batch_size} must be a multiple of the {world_size} processes that share it")
+    return range(rank, batch_size, world_size)
+
+
+def prefetch(make: Callable[[int], TokenBatch], first_step: int, *, ahead: int = 2) -> Iterator[TokenBatch]:
+    """`make(first_step)`, `make(first_step + 1)`, ... without end; a thread is up to `ahead` steps in front.
+
+    The thread ends with the iterator, and an error in `make` is raised where the batch is asked for.
+    """
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+    try:
+        waiting = deque(pool.submit(make, first_step + step) for step in range(ahead))
+        for step in itertools.count(first_step + ahead):
+            batch = waiting.popleft().result()
+            waiting.append(pool.submit(make, step))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,388 @@
+"""The token store: documents of raw token ids on disk, memory-mapped.
+
+A store is a directory that is written once and then only read:
+
+    header.json      tokenizer, vocabulary, and per split the counts, file sizes and checksums
+    train.tokens     the ids of all documents back to back, little-endian uint16 or uint32
+    train.offsets    little-endian int64, one more than documents: i has tokens[offsets[i]:offsets[i + 1]]
+    train.names      the documents' names, a JSON list
+    ...              the same three files for every other split
+
+Ids are raw (bytes 0..255, performance events 0..387); special ids and a model's offset are added by the loader.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, damaged
+
+__all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
+
+HEADER = "header.json"
+TOKENS, OFFSETS, NAMES = ".tokens", ".offsets", ".names"
+LOCK = "lock"
+
+CHECKSUM_LIMIT = 2**30
+"""Stores below this many bytes have their checksums verified whenever they are opened."""
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The documents of one split; `split[i]` are the raw ids of document i, `len(split)` counts documents."""
+
+    name: str
+    tokens: Integer[np.ndarray, " tokens"]
+    """All ids, back to back."""
+    offsets: Int[np.ndarray, " starts"]
+    """Where each document starts in `tokens`, and at the end their number."""
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Integer[np.ndarray, " tokens"]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"split {self.name!r} has {len(self)} documents, there is no document {index}")
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids in all documents."""
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " documents"]:
+        """Ids in each document."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """A token store that was opened and checked; `TokenStore.open(path)` makes it."""
+
+    path: Path
+    header: StoreHeader
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TokenStore":
+        """Open the store at `path` after checking its files' sizes, and their checksums if it is below 1 GiB.
+
+        Raises:
+            FileNotFoundError: There is no store, or one of its files is missing.
+            ValueError: `path` is something else, or a file is damaged; the message says which and how.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no token store; make one with `perceivers prepare`")
+        if not (path / HEADER).is_file():
+            raise ValueError(f"{path}: not a token store, it has no {HEADER}; make one with `perceivers prepare`")
+        store = cls(path, StoreHeader.read(path / HEADER))
+        records = [record for split in store.header.splits.values() for record in split.files.values()]
+        store._check_sizes()
+        if sum(record.num_bytes for record in records) < CHECKSUM_LIMIT:
+            store.verify()
+        for name in store.splits:
+            store._check_split(name)
+        return store
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.header.splits)
+
+    @property
+    def fingerprint(self) -> str:
+        """The header's fingerprint: a run records it, and so notices on resume that its data changed."""
+        return self.header.fingerprint
+
+    def split(self, name: str) -> TokenSplit:
+        """Map the files of split `name` into memory.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        if name not in self.header.splits:
+            raise ValueError(f"{self.path}: no split {name!r}; it has {', '.join(self.splits)}")
+        base = str(self.path / name)
+        return TokenSplit(
+            name,
+            np.memmap(base + TOKENS, dtype=_little_endian(self.header.dtype), mode="r"),
+            np.fromfile(base + OFFSETS, dtype="<i8"),
+            json.loads(Path(base + NAMES).read_text(encoding="utf-8")),
+        )
+
+    def verify(self) -> None:
+        """Read every file and compare its checksum with the header's.
+
+        Raises:
+            ValueError: A file differs; the message names it.
+        """
+        for file, record in self._files():
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if digest != record.sha256:
+                raise damaged(file, "its content does not match the checksum in the header")
+
+    def _files(self) -> Iterator[tuple[Path, FileRecord]]:
+        for split in self.header.splits.values():
+            for name, record in split.files.items():
+                yield self.path / name, record
+
+    def _check_sizes(self) -> None:
+        for file, record in self._files():
+            if not file.is_file():
+                raise FileNotFoundError(f"{file}: missing; copy the whole store again, or prepare it again")
+            if (size := file.stat().st_size) != record.num_bytes:
+                raise damaged(file, f"{size:,} bytes where the header says {record.num_bytes:,}")
+
+    def _check_split(self, name: str) -> None:
+        """Compare counts with files: a store too large for checksums at opening may still be damaged."""
+        split, record = self.split(name), self.header.splits[name]
+        offsets = split.offsets
+        ordered = len(offsets) > 0 and offsets[0] == 0 and bool((np.diff(offsets) > 0).all())
+        if not ordered or offsets[-1] != split.num_tokens:
+            raise damaged(self.path / (name + OFFSETS), "its offsets do not fit the tokens")
+        if (record.documents, record.tokens) != (len(split), split.num_tokens) or len(split.names) != len(split):
+            raise damaged(self.path / HEADER, f"the counts of split {name!r} do not fit its files")
+
+
+class StoreWriter:
+    """Write a token store, document by document; used in a `with` block.
+
+        with StoreWriter(path, tokenizer="bytes", vocab_size=256) as writer:
+            writer.append("train", ids, name="a.txt")
+
+    Everything goes to a hidden directory beside `path`, which takes its name only when the block ends well:
+    an exception, Ctrl-C or a kill leaves nothing at `path`. What a killed writer left behind is removed by the
+    next one.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        tokenizer: str,
+        vocab_size: int,
+        overwrite: bool = False,
+        source: str | None = None,
+        command: str | None = None,
+    ) -> None:
+        """Check the target; nothing is written yet.
+
+        Args:
+            path: Where the store shall be; its parent is made if need be.
+            tokenizer: What made the ids, see `StoreHeader`.
+            vocab_size: Every id must be below this.
+            overwrite: Replace a store that is at `path`; never anything else.
+            source: Noted in the header.
+            command: Noted in the header.
+
+        Raises:
+            FileExistsError: Something is at `path`.
+            ValueError: `vocab_size` is out of range.
+        """
+        if not 1 <= vocab_size <= 2**32:
+            raise ValueError(f"vocab_size={vocab_size} must lie in 1..{2**32}")
+        self.path = Path(path).resolve()
+        self.tokenizer, self.vocab_size, self.overwrite = tokenizer, vocab_size, overwrite
+        self.source, self.command = source, command
+        self.dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._replaced = self.path.with_name(f".{self.path.name}.replaced")
+        self._splits: dict[str, _SplitWriter] = {}
+        self._lock: BinaryIO | None = None
+        self._check_target()
+
+    def __enter__(self) -> "StoreWriter":
+        with self._explained():
+            self._partial.mkdir(parents=True, exist_ok=True)
+            lock = (self._partial / LOCK).open("wb")
+        if not _lock_now(lock):
+            lock.close()
+            raise FileExistsError(f"{self.path}: another process is writing this store; wait for it or stop it")
+        self._lock = lock
+        for leftover in self._partial.iterdir():  # of a writer that was killed
+            if leftover.name != LOCK:
+                leftover.unlink()
+        shutil.rmtree(self._replaced, ignore_errors=True)
+        return self
+
+    def append(self, split: str, ids: np.ndarray, *, name: str) -> None:
+        """Add a document to the end of `split`.
+
+        Args:
+            split: Usually "train", "validation" or "test".
+            ids: Raw ids, one axis, at least one.
+            name: The document's, for people and for error messages.
+
+        Raises:
+            ValueError: An id is outside the vocabulary, or `ids` is no list of integers.
+            OSError: The disk is full, or another fault of the file system.
+        """
+        if self._lock is None:
+            raise RuntimeError("append to a StoreWriter inside its `with` block")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
+            raise ValueError(f"split {split!r} names a file: use letters, digits, - and _ only")
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"document {name!r}: got {ids.dtype} of shape {ids.shape}, needs integers with one axis")
+        if len(ids) == 0:
+            raise ValueError(f"document {name!r} has no tokens; leave it out")
+        outside = (ids < 0) | (ids >= self.vocab_size)
+        if outside.any():
+            place = int(outside.argmax())
+            raise ValueError(
+                f"document {name!r}: id {ids[place]} at place {place} is outside the vocabulary of "
+                f"{self.vocab_size} (ids 0..{self.vocab_size - 1})"
+            )
+        with self._explained():
+            if split not in self._splits:
+                self._splits[split] = _SplitWriter(self._partial / split)
+            self._splits[split].append(ids.astype(_little_endian(self.dtype)).tobytes(), len(ids), name)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with self._explained():
+                    self._commit()
+        finally:  # after a commit the partial directory is gone, and this only lets go of the lock
+            for writer in self._splits.values():
+                with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
+                    writer.stream.close()
+            shutil.rmtree(self._partial, ignore_errors=True)
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _commit(self) -> None:
+        if not self._splits:
+            raise ValueError(f"{self.path}: no document was written, so there is no store to make")
+        self._check_target()  # again: hours may have passed
+        records = {name: writer.finish() for name, writer in self._splits.items()}
+        header = StoreHeader(
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            dtype=self.dtype,
+            splits=records,
+            source=self.source,
+            command=self.command,
+        )
+        _write_synced(self._partial / HEADER, header.to_json().encode())
+        (self._partial / LOCK).unlink()
+        _sync_directory(self._partial)
+        if self.path.exists():
+            os.rename(self.path, self._replaced)
+        try:
+            os.rename(self._partial, self.path)
+        except OSError:
+            if self._replaced.exists():
+                os.rename(self._replaced, self.path)
+            raise
+        _sync_directory(self.path.parent)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _check_target(self) -> None:
+        if self.path.is_mount():
+            raise FileExistsError(f"{self.path}: a mount point cannot be replaced; choose a directory inside it")
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        ours = (TOKENS, OFFSETS, NAMES)
+        if not self.path.is_dir() or any(
+            entry.name != HEADER and entry.suffix not in ours for entry in self.path.iterdir()
+        ):
+            raise FileExistsError(f"{self.path}: exists and is not a token store; choose another place")
+        if not self.overwrite:
+            raise FileExistsError(f"{self.path}: a token store is there already; choose another place or --overwrite")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what a full disk means here."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno,
+                f"the disk is full: {self.path} was not written and nothing of it is left; "
+                f"free some space in {self.path.parent} or choose another place",
+            ) from error
+
+
+class _SplitWriter:
+    """The growing files of one split."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.stream = Path(f"{base}{TOKENS}").open("wb")  # noqa: SIM115 (closed by finish or by StoreWriter)
+        self.hash = hashlib.sha256()
+        self.num_bytes = 0
+        self.offsets = [0]
+        self.names: list[str] = []
+
+    def append(self, data: bytes, num_tokens: int, name: str) -> None:
+        self.stream.write(data)
+        self.hash.update(data)
+        self.num_bytes += len(data)
+        self.offsets.append(self.offsets[-1] + num_tokens)
+        self.names.append(name)
+
+    def finish(self) -> SplitRecord:
+        """Bring everything to the disk."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        files = {self.base.name + TOKENS: FileRecord(num_bytes=self.num_bytes, sha256=self.hash.hexdigest())}
+        small = {
+            OFFSETS: np.array(self.offsets, dtype="<i8").tobytes(),
+            NAMES: json.dumps(self.names).encode(),
+        }
+        for suffix, data in small.items():
+            _write_synced(Path(f"{self.base}{suffix}"), data)
+            record = FileRecord(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            files[self.base.name + suffix] = record
+        return SplitRecord(documents=len(self.names), tokens=self.offsets[-1], files=files)
+
+
+def _little_endian(dtype: str) -> np.dtype:
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock_now(stream: BinaryIO) -> bool:
+    """Lock the file for this process alone; when the process dies, however it dies, the lock is gone."""
+    import fcntl  # POSIX only, and only writers need it
+
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
