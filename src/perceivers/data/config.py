@@ -105,4 +105,4 @@ class CopyConfig:
         if self.start_length is None or step >= self.growth_steps:
             return self.length
         grown = self.start_length * (self.length / self.start_length) ** (step / self.growth_steps)
-        return 2 * int(grown / 2)
+        return 2 * round(grown / 2)

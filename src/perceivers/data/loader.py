@@ -1,18 +1,19 @@
 """Token store -> batches, in an order that is a pure function of (seed, step)."""
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int, Integer
-from perceivers.data.music import stretch, transpose
+from jaxtyping import Int
 
 from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.blocks import evaluation_block
 from perceivers.data.config import DataConfig
+from perceivers.data.music import stretch, transpose
 from perceivers.data.tokens import TokenSplit
 
 __all__ = ["TokenLoader", "epoch_order", "prefetch", "rank_rows"]
@@ -107,16 +108,25 @@ class TokenLoader:
         unit = int(epoch_order(self.rows_per_epoch, seed=self.seed, epoch=epoch)[place])
         rng = np.random.default_rng((self.seed, ROW, index))
         document, stop = self._choose(unit, rng)
-        ids = self.split[document]
         factor = self.config.stretch[rng.integers(len(self.config.stretch))]
-        if factor != 1.0:  # of the whole document, so that positions, SOS and EOS are right
-            ids, stop = self._stretched(ids, stop, factor, rng)
-        start = max(0, stop - self.seq_len)
-        tokens = model_tokens(ids, start=start, stop=stop, offset=self.offset)
-        if semitones := int(rng.integers(-self.config.transpose, self.config.transpose + 1)):
-            data = tokens >= self.offset  # neither SOS nor EOS
-            tokens[data] = transpose((tokens[data] - self.offset).astype(np.int32), semitones) + self.offset
-        return tokens, np.arange(start + 1, stop + 1)[:, None]
+        semitones = int(rng.integers(-self.config.transpose, self.config.transpose + 1))
+        # A faster tempo leaves fewer tokens, as pauses need fewer; about `factor` of them where all is pauses.
+        start = max(0, stop - math.ceil(self.seq_len / min(factor, 1.0)))
+        tokens = model_tokens(self.split[document], start=start, stop=stop, offset=self.offset)
+        if factor != 1.0 or semitones:
+            changed = self._changed(tokens, factor, semitones)
+            start = round(start * len(changed) / len(tokens))  # what came before is taken to change likewise
+            tokens = changed
+        start += max(0, len(tokens) - self.seq_len)
+        tokens = tokens[-self.seq_len :]
+        return tokens, np.arange(start + 1, start + 1 + len(tokens))[:, None]
+
+    def _changed(self, tokens: Int[np.ndarray, " seq"], factor: float, semitones: int) -> Int[np.ndarray, " changed"]:
+        """A crop at another tempo and pitch, its SOS and EOS kept."""
+        data = tokens >= self.offset
+        ids = (tokens[data] - self.offset).astype(np.int32)
+        ids = transpose(stretch(ids, factor) if factor != 1.0 else ids, semitones)
+        return np.concatenate([tokens[:1][~data[:1]], ids.astype(np.int64) + self.offset, tokens[-1:][~data[-1:]]])
 
     def _choose(self, unit: int, rng: np.random.Generator) -> tuple[int, int]:
         """The document of a row, and where in it the row stops."""
@@ -133,17 +143,6 @@ class TokenLoader:
         length, index = int(self._lengths[document]), unit - int(self._counts[document])
         block = evaluation_block(length, index, max_len=self.seq_len - 1, stride=self.num_targets)
         return document, block.stop
-
-    def _stretched(
-        self, ids: Integer[np.ndarray, " tokens"], stop: int, factor: float, rng: np.random.Generator
-    ) -> tuple[Int[np.ndarray, " stretched"], int]:
-        """The document at another tempo, and the place there that is as far along as `stop` was."""
-        changed = stretch(ids.astype(np.int32), factor)
-        before, after = len(ids) + 2, len(changed) + 2
-        first, first_after = min(self._shortest, before), min(self._shortest, after)
-        # Which of the possible ends, as a share: uniform before, so uniform after.
-        share = (stop - first + rng.random()) / (before - first + 1)
-        return changed, min(first_after + int(share * (after - first_after + 1)), after)
 
 
 @lru_cache(maxsize=4)

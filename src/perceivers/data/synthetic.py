@@ -78,8 +78,9 @@ class MirroredLoader:
             world_size: Processes that share each batch.
 
         Raises:
-            ValueError: The batch cannot be shared evenly.
+            ValueError: The batch cannot be shared evenly, or there is no such split.
         """
+        _check_split(split)
         self.config, self.seed, self.split, self.offset = config, seed, split, offset
         self.rows_of = rank_rows(config.batch_size, rank=rank, world_size=world_size)
 
@@ -104,9 +105,13 @@ class MirroredLoader:
 
 
 def _generator(seed: int, split: str, index: int) -> np.random.Generator:
+    _check_split(split)
+    return np.random.default_rng((seed, SPLITS.index(split), index))
+
+
+def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {', '.join(SPLITS)}")
-    return np.random.default_rng((seed, SPLITS.index(split), index))
 
 
 def _mirrored(length: int, rng: np.random.Generator) -> Int[np.ndarray, " tokens"]:
