@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceivers.nn.attention import Attention, Backend
+from perceivers.nn.dropout import Dropout
 from perceivers.nn.masks import AttentionMask
 from perceivers.nn.positions import Rotation
 
@@ -78,7 +79,7 @@ class CrossAttentionBlock(nn.Module):
         self.attention = Attention(dim, context_dim, heads=heads, inner_dim=inner_dim, backend=backend)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.query_residual = query_residual
 
     def forward(
@@ -132,7 +133,7 @@ class SelfAttentionBlock(nn.Module):
         self.attention = Attention(dim, dim, heads=heads, inner_dim=dim, backend=backend)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "batch n dim"], *, mask: AttentionMask, rotate: Rotation | None = None

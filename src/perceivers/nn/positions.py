@@ -5,14 +5,13 @@ Letters: b batch, n positions, a axes of a position, h heads, d channels of a he
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-def rotary_frequencies(channels: int, max_wavelength: float) -> Float[Tensor, " bands"]:
+def rotary_frequencies(channels: int, max_wavelength: int) -> Float[Tensor, " bands"]:
     """Radians a step turns each pair of channels by; float64.
 
     As in the reference: exponents run from 0 to exactly 1, so the slowest pair turns by 1 / `max_wavelength`
@@ -42,10 +41,10 @@ class Rotation:
         positions: Int[Tensor, "#batch n"],
         *,
         channels: int,
-        max_wavelength: float,
+        max_wavelength: int,
         heads: tuple[int, ...] | None = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Self:
+    ) -> "Rotation":
         """The rotation for `positions`, which may be negative.
 
         Args:
@@ -64,7 +63,7 @@ class Rotation:
         """Turn `x`."""
         if self.heads is not None:
             turned = self._turn(x[:, list(self.heads)])
-            return x.index_copy(1, torch.tensor(self.heads, device=x.device), turned)
+            return x.index_copy(1, torch.tensor(self.heads, dtype=torch.long, device=x.device), turned)
         return self._turn(x)
 
     def _turn(self, x: Tensor) -> Tensor:
@@ -94,7 +93,7 @@ def sinusoidal_table(
 
 
 def fourier_features(
-    coordinates: Float[Tensor, "n axes"], *, bands: int, max_resolution: float, concat: bool
+    coordinates: Float[Tensor, "n axes"], *, bands: int, max_resolution: int, concat: bool
 ) -> Float[Tensor, "n features"]:
     """Sines, then cosines, of linearly spaced frequencies up to Nyquist's for `max_resolution` samples.
 
