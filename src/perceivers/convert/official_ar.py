@@ -1,0 +1,346 @@
+"""Weights of the official Perceiver AR (google-research/perceiver-ar, JAX and Haiku) to ours.
+
+Checked against parameters that the official code made. The published `checkpoint.dill` files were not at hand: they are
+read by what the official `experiment.py` writes and how pickles of Haiku and jax look, never tried on one of them.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from perceivers.convert.inert_pickle import as_array, as_mapping, read_pickle
+from perceivers.models.config import (
+    ActivationName,
+    InputQueries,
+    LearnedQueries,
+    MLPQueries,
+    PerceiverARConfig,
+    RotaryPositions,
+    TablePositions,
+)
+from perceivers.models.perceiver_ar import PerceiverAR
+
+__all__ = ["config_from_official", "convert", "convert_params", "load_official"]
+
+_DEFAULTS: dict[str, Any] = {
+    "activation_name": "sq_relu",
+    "additional_cross_attend_after_layers": None,
+    "chunked_cross_attention": False,
+    "chunked_cross_key_size": 4096,
+    "chunked_cross_query_size": 1024,
+    "concat_pos": True,
+    "cross_attend_widening_factor": 1,
+    "cross_attention_head_group_size": 0,
+    "cross_attention_shape_for_attn": "kv",
+    "dropout_prob": 0.0,
+    "encoder_dropout_prob": 0.0,
+    "encoder_use_query_residual": True,
+    "final_layer_init_zeros": True,
+    "fraction_heads_to_rotate": 1.0,
+    "fraction_to_rotate": 0.25,
+    "include_initial_cross_attention": True,
+    "initial_query_embed_activation_name": "sq_relu",
+    "initial_query_embed_num_layers": 2,
+    "initial_query_embed_style": "none",
+    "initial_query_offsetting": False,
+    "input_embed_dim": 1024,
+    "latent_dropout_prob": 0.0,
+    "learnable_position_embeddings": False,
+    "mask_style": "final_block",
+    "max_wavelength": 8192,
+    "num_cross_attend_heads": 1,
+    "num_latents_per_position": 1,
+    "num_transformer_heads": 8,
+    "num_transformers_per_block": 12,
+    "num_z_channels": 1024,
+    "position_encoding": "sinusoidal",
+    "share_learned_initial_query": False,
+    "train_input_positions": 0,
+    "transformer_widening_factor": 1,
+    "use_negative_rotary_positions": False,
+    "use_positions_from_data": False,
+    "z_index_dim": 1024,
+    "z_pos_enc_init_scale": 0.02,
+}
+_REQUIRED = ("num_classes", "input_idx_size", "max_context_length", "position_encoding_type")
+
+_ACTIVATIONS: dict[str, ActivationName] = {
+    "sq_relu": "sq_relu",
+    "relu": "relu",
+    "gelu": "gelu_tanh",  # jax.nn.gelu is the tanh approximation
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def config_from_official(kwargs: Mapping[str, Any]) -> PerceiverARConfig:
+    """Our config for the arguments of the official `PerceiverAR`; what is left out has the official default.
+
+    What only schedules the work (chunks, head groups) has no counterpart, with one exception: where only a share of
+    the heads turns, the official code takes it of each head group.
+
+    Raises:
+        ValueError: An unknown argument, a missing one, or one that this package does not build.
+    """
+    known = {*_DEFAULTS, *_REQUIRED}
+    if unknown := sorted(kwargs.keys() - known):
+        raise ValueError(f"the official PerceiverAR has no argument {unknown[0]!r}{_hint(unknown[0], known)}")
+    if missing := [name for name in _REQUIRED if name not in kwargs]:
+        raise ValueError(f"arguments of the official PerceiverAR: {', '.join(missing)} missing")
+    o = {**_DEFAULTS, **kwargs}
+    _reject_unbuilt(o)
+    per_position = o["num_latents_per_position"]
+    if o["z_index_dim"] % per_position:
+        raise ValueError(f"num_latents_per_position={per_position} must divide z_index_dim={o['z_index_dim']}")
+    return PerceiverARConfig(
+        vocab_size=o["num_classes"],
+        max_seq_len=o["max_context_length"],
+        num_latents=o["z_index_dim"] // per_position,
+        dim=o["num_z_channels"],
+        input_dim=o["input_embed_dim"],
+        depth=o["num_transformers_per_block"],
+        heads=o["num_transformer_heads"],
+        cross_heads=o["num_cross_attend_heads"],
+        widening=o["transformer_widening_factor"],
+        cross_widening=o["cross_attend_widening_factor"],
+        cross_channels="input" if o["cross_attention_shape_for_attn"] == "kv" else "latent",
+        query_residual=o["encoder_use_query_residual"],
+        initial_cross_attend=o["include_initial_cross_attention"],
+        extra_cross_attends=tuple(sorted(o["additional_cross_attend_after_layers"] or ())),
+        positions=_positions(o),
+        position_source=_position_source(o),
+        queries=_queries(o),
+        query_offset=o["initial_query_offsetting"],
+        latents_per_position=per_position,
+        latent_init_std=o["z_pos_enc_init_scale"],
+        activation=_ACTIVATIONS[o["activation_name"]],
+        dropout=o["dropout_prob"],
+        prefix_dropout=o["encoder_dropout_prob"],
+        latent_dropout=o["latent_dropout_prob"],
+        zero_logits=o["final_layer_init_zeros"],
+    )
+
+
+def _reject_unbuilt(o: Mapping[str, Any]) -> None:
+    built = {
+        "position_encoding_type": ("rotary", "absolute"),
+        "position_encoding": ("sinusoidal", "fourier", "random"),
+        "initial_query_embed_style": ("none", "mlp", "learned"),
+        "cross_attention_shape_for_attn": ("kv", "q"),
+        "mask_style": ("final_block",),
+        "train_input_positions": (0,),
+        "activation_name": tuple(_ACTIVATIONS),
+        "initial_query_embed_activation_name": tuple(_ACTIVATIONS),
+    }
+    for name, values in built.items():
+        if o[name] not in values:
+            raise ValueError(f"{name}={o[name]!r} is not built here; built are {', '.join(map(repr, values))}")
+
+
+def _positions(o: Mapping[str, Any]) -> RotaryPositions | TablePositions:
+    if o["position_encoding_type"] == "rotary":
+        # An unchunked cross-attend with partly turned heads is the one place where groups change a number.
+        group = o["cross_attention_head_group_size"] if o["fraction_heads_to_rotate"] < 1 else 0
+        return RotaryPositions(
+            channel_share=o["fraction_to_rotate"],
+            head_share=o["fraction_heads_to_rotate"],
+            cross_head_groups=o["num_cross_attend_heads"] // group if group else 1,
+            max_wavelength=o["max_wavelength"],
+        )
+    if o["use_positions_from_data"] and -1 in o["input_idx_size"]:
+        raise ValueError("input_idx_size=-1 with use_positions_from_data=True: give the size of each position axis")
+    return TablePositions(
+        table=o["position_encoding"],
+        learned=o["learnable_position_embeddings"],
+        sizes=tuple(o["max_context_length"] if size == -1 else size for size in o["input_idx_size"]),
+    )
+
+
+def _position_source(o: Mapping[str, Any]) -> Any:
+    if o["use_positions_from_data"]:
+        return "data"
+    rotary = o["position_encoding_type"] == "rotary"
+    return "negative_end" if rotary and o["use_negative_rotary_positions"] else "end"
+
+
+def _queries(o: Mapping[str, Any]) -> InputQueries | MLPQueries | LearnedQueries:
+    match o["initial_query_embed_style"]:
+        case "mlp":
+            return MLPQueries(
+                layers=o["initial_query_embed_num_layers"],
+                activation=_ACTIVATIONS[o["initial_query_embed_activation_name"]],
+            )
+        case "learned":
+            return LearnedQueries(shared=o["share_learned_initial_query"])
+        case _:
+            return InputQueries()
+
+
+def convert_params(params: Mapping[str, np.ndarray], config: PerceiverARConfig) -> dict[str, Tensor]:
+    """Our `state_dict` for official parameters, named `<Haiku module path>/<name>`.
+
+    Linear weights are transposed; key and value projections become one layer.
+
+    Raises:
+        ValueError: Lists parameters that are missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in PerceiverAR(config).state_dict().items()}
+    sources = official_names(config)
+    assert sources.keys() == shapes.keys()
+    wanted = {name: shape for ours, names in sources.items() for name, shape in _official_shapes(names, shapes[ours])}
+    problems = [f"missing {name}{_hint(name, params.keys() - wanted.keys())}" for name in wanted.keys() - params.keys()]
+    problems += [f"unknown {name}{_hint(name, wanted)}" for name in params.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {list(params[name].shape)}, the config asks for {list(shape)}"
+        for name, shape in wanted.items()
+        if name in params and params[name].shape != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise ValueError("official parameters do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
+    return {
+        ours: torch.cat([torch.from_numpy(np.ascontiguousarray(_ours(name, params[name]))) for name in names])
+        for ours, names in sources.items()
+    }
+
+
+def _ours(name: str, value: np.ndarray) -> np.ndarray:
+    return value.T if name.endswith("/w") else value
+
+
+def _official_shapes(names: tuple[str, ...], shape: torch.Size) -> list[tuple[str, tuple[int, ...]]]:
+    """Shapes of the parameters that are joined along the first axis into one of `shape`."""
+    part = (shape[0] // len(names), *shape[1:])
+    return [(name, part[::-1] if name.endswith("/w") else part) for name in names]
+
+
+def official_names(config: PerceiverARConfig) -> dict[str, tuple[str, ...]]:
+    """For each name of our `state_dict` the official parameters that it is made of, joined along the first axis."""
+    root = "perceiver_ar/~"
+    names = {"token_embedding.weight": (f"{root}/embed/embeddings",)}
+    if isinstance(config.positions, TablePositions):
+        for axis in range(config.position_axes):
+            names[f"position_tables.axis{axis}"] = (f"{root}/embed_{axis + 1}/embeddings",)
+    match config.queries:
+        case LearnedQueries():
+            names["queries.learned"] = ("perceiver_ar/q_embed_learned",)
+        case MLPQueries(layers=layers):  # the MLP is made first, so it counts first
+            for i in range(layers):
+                names |= _linear(f"queries.mlp.{i}", f"{root}/{_numbered('linear', i)}")
+            names |= _linear("queries.linear", f"{root}/{_numbered('linear', layers)}")
+        case InputQueries():
+            names |= _linear("queries.linear", f"{root}/linear")
+    if config.latents_per_position > 1:
+        names["latent_offsets"] = (f"{root}/z_pos_enc/pos_embs",)
+    cross_attends = ["cross_attend"] if config.initial_cross_attend else []
+    cross_attends += [f"extra_cross_attends.{layer}" for layer in sorted(config.extra_cross_attends)]
+    for i, ours in enumerate(cross_attends):
+        norms = ("norm_latents", "norm_context", "norm")
+        names |= _block(ours, f"{root}/{_numbered('cross_attention', i)}", norms)
+    for i in range(config.depth):
+        names |= _block(f"layers.{i}", f"{root}/{_numbered('self_attention', i)}", ("norm_attention", "norm"))
+    return names | _norm("norm", "perceiver_ar/layer_norm") | _linear("logits", f"{root}/logits")
+
+
+def _block(ours: str, official: str, norms: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    attention = f"{official}/attention"
+    names = _linear(f"{ours}.attention.to_q", f"{attention}/linear")
+    names |= _linear(f"{ours}.attention.to_kv", f"{attention}/linear_1", f"{attention}/linear_2")
+    names |= _linear(f"{ours}.attention.to_out", f"{attention}/linear_3")
+    names |= _linear(f"{ours}.feed_forward.up", f"{official}/dense/linear")
+    names |= _linear(f"{ours}.feed_forward.down", f"{official}/dense/linear_1")
+    for i, norm in enumerate(norms):
+        names |= _norm(f"{ours}.{norm}", f"{official}/{_numbered('layer_norm', i)}")
+    return names
+
+
+def _linear(ours: str, *official: str) -> dict[str, tuple[str, ...]]:
+    return {
+        f"{ours}.weight": tuple(f"{name}/w" for name in official),
+        f"{ours}.bias": tuple(f"{name}/b" for name in official),
+    }
+
+
+def _norm(ours: str, official: str) -> dict[str, tuple[str, ...]]:
+    return {f"{ours}.weight": (f"{official}/scale",), f"{ours}.bias": (f"{official}/offset",)}
+
+
+def _numbered(name: str, count: int) -> str:
+    """Haiku's name of the module called `name` after `count` others of it."""
+    return f"{name}_{count}" if count else name
+
+
+def _hint(name: str, candidates: Any) -> str:
+    near = difflib.get_close_matches(name, list(candidates), n=1)
+    return f" (nearest: {near[0]})" if near else ""
+
+
+def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Arguments of the official `PerceiverAR` and its parameters, named `<Haiku module path>/<name>`.
+
+    Args:
+        path: Either a safetensors file with names `params/...`, or a pickle as the official `experiment.py` writes it
+            (`checkpoint.dill`: a dictionary with `params`). No code of a pickle is run. Neither holds the arguments:
+            they are read from a JSON file of the same name beside it, `{"model": {...}}`.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or holds no parameters.
+    """
+    path = Path(path)
+    described = path.with_suffix(".json")
+    for file in (path, described):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} does not exist; official weights need {path.name} and {described.name}")
+    try:
+        kwargs = json.loads(described.read_text(encoding="utf-8"))["model"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{described} must hold the official PerceiverAR's arguments as {{'model': {{...}}}}: {error!r}"
+        ) from error
+    return kwargs, _from_safetensors(path) if path.suffix == ".safetensors" else _from_pickle(path)
+
+
+def _from_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    params = {name.removeprefix("params/"): value for name, value in tensors.items() if name.startswith("params/")}
+    if not params:
+        raise ValueError(f"{path} has no tensor whose name starts with params/")
+    return params
+
+
+def _from_pickle(path: Path) -> dict[str, np.ndarray]:
+    tree = as_mapping(read_pickle(path)) or {}
+    modules = as_mapping(tree.get("params", tree)) or {}
+    params = {}
+    for module, values in modules.items():
+        for name, value in (as_mapping(values) or {}).items():
+            if (array := as_array(value)) is not None:
+                params[f"{module}/{name}"] = array
+    if not params:
+        raise ValueError(f"{path} holds no Haiku parameters: wanted are a dictionary of modules of arrays, or 'params'")
+    return params
+
+
+def convert(path: str | Path) -> tuple[PerceiverARConfig, dict[str, Tensor]]:
+    """Config and weights for `PerceiverAR` from the official weights at `path`; see `load_official`.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, does not fit its arguments, or asks for what this package does not build.
+    """
+    kwargs, params = load_official(path)
+    config = config_from_official(kwargs)
+    return config, convert_params(params, config)
