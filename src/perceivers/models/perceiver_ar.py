@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perceivers.models.config import (
+    ActivationName,
     InputQueries,
     LearnedQueries,
     MLPQueries,
@@ -208,7 +209,7 @@ class PerceiverAR(nn.Module):
         assert pairs is not None
         return AttentionMask(keys=real, pairs=pairs.repeat_interleave(per_position, 1))
 
-    def _latent_mask(self, latents: Float[Tensor, "b n dim"], real: Bool[Tensor, "b n"] | None) -> AttentionMask:
+    def _latent_mask(self, latents: Float[Tensor, "b per_n dim"], real: Bool[Tensor, "b n"] | None) -> AttentionMask:
         per_position = self.config.latents_per_position
         if real is not None:
             real = None if bool(real.all()) else real.repeat_interleave(per_position, 1)
@@ -225,7 +226,7 @@ class LatentQueries(nn.Module):
         super().__init__()
         self.linear = self.learned = None
         self.mlp = nn.ModuleList()
-        self.activation = config.activation
+        self.activation: ActivationName = config.activation
         match config.queries:
             case LearnedQueries(shared=shared):
                 self.learned = nn.Parameter(torch.empty(1 if shared else config.num_latents, config.dim))

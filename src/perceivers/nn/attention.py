@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
-from perceivers.nn.masks import AttentionMask
+from perceivers.nn.masks import AttentionMask, causal_mask
 from perceivers.nn.positions import Rotation
 
 Backend = Literal["auto", "reference", "sdpa"]
@@ -137,7 +137,7 @@ def _lower_right_cpu(q: Tensor, k: Tensor, v: Tensor, keys: Bool[Tensor, "b k"] 
     if keys is not None:
         prefix_bias = _bias(keys[:, None, :prefix], q)
         itself = torch.eye(queries, dtype=torch.bool, device=q.device)
-        rest = AttentionMask(causal=True, keys=keys[:, prefix:]).dense(queries, queries, q.device)
+        rest = causal_mask(queries, queries, device=q.device) & keys[:, None, prefix:]
         rest_bias = _bias(rest | itself, q)
     if prefix == 0:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rest_bias, is_causal=rest_bias is None)

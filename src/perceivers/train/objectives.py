@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +28,7 @@ class Loss:
     count: Int[Tensor, ""]
     """Tokens."""
 
-    def __add__(self, other: Self) -> "Loss":
+    def __add__(self, other: "Loss") -> "Loss":
         return Loss(
             sum=self.sum + other.sum,
             nats=self.nats + other.nats,

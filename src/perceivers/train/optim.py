@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, **settings)
 
 
-def learning_rate(config: OptimConfig, step: int, *, decay_steps: float, decayed: float | None = None) -> float:
+def learning_rate(config: OptimConfig, step: int, *, decay_steps: int, decayed: float | None = None) -> float:
     """Learning rate of update `step`, counted from 0.
 
     After a linear warm-up from 0 the schedule counts its own steps from 0.
@@ -63,5 +63,5 @@ def clip_gradients(model: nn.Module, max_norm: float) -> torch.Tensor:
     norm = torch.nn.utils.get_total_norm(gradients)
     if max_norm > 0:
         scale = (max_norm / norm).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
     return norm
