@@ -1,0 +1,217 @@
+import csv
+import json
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from perceivers.data.sources import find_documents, hashed_splits
+
+
+def place(root: Path, *names: str) -> Path:
+    """Files that hold their own names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def zipped(archive: Path, *names: str) -> Path:
+    with zipfile.ZipFile(archive, "w") as stream:
+        for name in names:
+            stream.writestr(name, name)
+    return archive
+
+
+def splits_of(*sources: Path) -> dict[str, str | None]:
+    return {document.name: document.split for document in find_documents(sources, (".mid", ".midi"))[0]}
+
+
+def test_directories_are_searched_through(tmp_path: Path) -> None:
+    place(tmp_path, "b.mid", "deep/er/a.MIDI", "notes.txt", ".hidden.mid", "__MACOSX/._b.mid", "deep/.git/x.mid")
+    documents, notes = find_documents([tmp_path], (".mid", ".midi"))
+    assert [document.name for document in documents] == ["b.mid", "deep/er/a.MIDI"]
+    assert [document.read() for document in documents] == [b"b.mid", b"deep/er/a.MIDI"]
+    assert notes == []
+
+
+def test_archives_are_searched_through(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "songs.zip", "x/b.mid", "x/notes.txt", "__MACOSX/x/._b.mid", "x/a.midi")
+    documents, _ = find_documents([archive], (".mid", ".midi"))
+    assert [document.name for document in documents] == ["x/a.midi", "x/b.mid"]
+    assert [document.read() for document in documents] == [b"x/a.midi", b"x/b.mid"]
+
+
+def test_an_archive_that_changed_is_read_anew(tmp_path: Path) -> None:
+    assert list(splits_of(zipped(tmp_path / "songs.zip", "a.mid"))) == ["a.mid"]
+    (tmp_path / "songs.zip").unlink()
+    assert list(splits_of(zipped(tmp_path / "songs.zip", "other.mid", "b.mid"))) == ["b.mid", "other.mid"]
+
+
+def test_single_files_are_taken(tmp_path: Path) -> None:
+    place(tmp_path, "a.mid", "b.mid", "c.mid")
+    assert list(splits_of(tmp_path / "b.mid", tmp_path / "a.mid")) == ["b.mid", "a.mid"]
+
+
+def test_several_directories_keep_their_names_apart(tmp_path: Path) -> None:
+    place(tmp_path, "x/a.mid", "y/a.mid")
+    assert list(splits_of(tmp_path / "x", tmp_path / "y")) == ["x/a.mid", "y/a.mid"]
+
+
+# Splits by folders
+
+
+FOLDERS = ["train/Bach/a.mid", "train/b.mid", "validation/c.mid", "test/x/d.mid"]
+SPLITS = ["train", "train", "validation", "test"]
+
+
+@pytest.mark.parametrize("above", ["", "data/", "one/two/"])
+def test_top_folders_name_the_splits(tmp_path: Path, above: str) -> None:
+    names = [above + name for name in FOLDERS]
+    expected = dict(zip(names, SPLITS, strict=True))
+    assert splits_of(place(tmp_path / "d", *names)) == expected
+    assert splits_of(zipped(tmp_path / "d.zip", *names)) == expected
+
+
+def test_other_names_of_validation(tmp_path: Path) -> None:
+    for folder in ("valid", "val", "dev"):
+        assert splits_of(place(tmp_path / folder / "d", "train/a.mid", f"{folder}/b.mid")) == {
+            "train/a.mid": "train",
+            f"{folder}/b.mid": "validation",
+        }
+
+
+def test_one_split_alone(tmp_path: Path) -> None:
+    assert splits_of(place(tmp_path, "test/a.mid", "test/b.mid")) == {"test/a.mid": "test", "test/b.mid": "test"}
+
+
+def test_files_can_be_splits(tmp_path: Path) -> None:
+    place(tmp_path, "train.mid", "valid.mid", "test.mid")
+    assert splits_of(tmp_path) == {"test.mid": "test", "train.mid": "train", "valid.mid": "validation"}
+
+
+@pytest.mark.parametrize("names", [["test.mid", "song.mid"], ["test.mid"], ["Bach/train/a.mid", "Liszt/train/b.mid"]])
+def test_names_that_look_like_splits_by_chance(tmp_path: Path, names: list[str]) -> None:
+    assert set(splits_of(place(tmp_path, *names)).values()) == {None}
+
+
+def test_directories_given_can_be_splits(tmp_path: Path) -> None:
+    place(tmp_path, "train/a.mid", "validation/b.mid")
+    expected = {"train/a.mid": "train", "validation/b.mid": "validation"}
+    assert splits_of(tmp_path / "train", tmp_path / "validation") == expected
+    assert splits_of(tmp_path / "train") == {"a.mid": None}  # alone, it is only a name
+
+
+@pytest.mark.parametrize("stray", ["a.mid", "extra/a.mid"])
+def test_files_beside_the_splits_are_an_error(tmp_path: Path, stray: str) -> None:
+    place(tmp_path, *FOLDERS, stray)
+    with pytest.raises(ValueError, match=f"{stray} lies beside the folders test, train, validation; move it into one"):
+        splits_of(tmp_path)
+
+
+# MAESTRO's table
+
+
+MAESTRO = {"2004/a.midi": "train", "2004/b.midi": "test", "2018/c.midi": "validation"}
+
+
+def write_table(folder: Path, kind: str) -> None:
+    columns = {"midi_filename": list(MAESTRO), "split": list(MAESTRO.values()), "year": [2004, 2004, 2018]}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if kind == "csv":
+        with (folder / "maestro-v3.0.0.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(columns))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        by_column = {name: {str(i): value for i, value in enumerate(column)} for name, column in columns.items()}
+        (folder / "maestro-v3.0.0.json").write_text(json.dumps(rows if kind == "rows" else by_column))
+
+
+@pytest.mark.parametrize("kind", ["csv", "columns", "rows"])
+@pytest.mark.parametrize("above", ["", "maestro-v3.0.0"])
+def test_maestro_says_its_splits(tmp_path: Path, kind: str, above: str) -> None:
+    folder = place(tmp_path / above, *MAESTRO)
+    write_table(folder, kind)
+    assert splits_of(tmp_path) == {str(Path(above) / name): split for name, split in MAESTRO.items()}
+
+
+def test_a_part_of_maestro_is_noted(tmp_path: Path) -> None:
+    write_table(place(tmp_path, *list(MAESTRO)[:2]), "csv")
+    documents, notes = find_documents([tmp_path], (".midi",))
+    assert [document.split for document in documents] == ["train", "test"]
+    assert notes == ["maestro-v3.0.0.csv lists 3 performances, 1 of them are not there"]
+
+
+def test_what_maestro_does_not_list_is_an_error(tmp_path: Path) -> None:
+    write_table(place(tmp_path, *MAESTRO, "2018/mine.midi"), "csv")
+    with pytest.raises(ValueError, match=r"2018/mine\.midi is not in maestro-v3\.0\.0\.csv, which gives the splits"):
+        splits_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", '{"midi_filename": {"0": "a"}}', "[1]"])
+def test_a_broken_table_is_an_error(tmp_path: Path, content: str) -> None:
+    place(tmp_path, "a.midi")
+    (tmp_path / "maestro.json").write_text(content)
+    with pytest.raises(ValueError, match=r"maestro\.json: not MAESTRO's table of midi_filename and split"):
+        splits_of(tmp_path)
+
+
+# What cannot be used
+
+
+def test_missing_sources(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or directory"):
+        splits_of(tmp_path / "nowhere")
+
+
+def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
+    place(tmp_path, "notes.txt")
+    for source in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match=r": no file there ends in \.mid or \.midi"):
+            splits_of(source)
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    (tmp_path / "songs.zip").write_bytes(b"PK no archive")
+    with pytest.raises(ValueError, match=r"songs\.zip: damaged, or not a zip archive"):
+        splits_of(tmp_path / "songs.zip")
+
+
+def test_damaged_members(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "songs.zip", "a.mid")
+    archive.write_bytes(archive.read_bytes().replace(b"a.mida.mid", b"a.midb.mid"))  # the content, not the names
+    document = find_documents([archive], (".mid",))[0][0]
+    with pytest.raises(ValueError, match="cannot be unpacked: Bad CRC-32"):
+        document.read()
+
+
+# Splits by name
+
+
+def test_hashed_splits_have_their_shares() -> None:
+    counts = Counter(hashed_splits([f"song {index}" for index in range(10_000)]))
+    assert abs(counts["validation"] - 500) < 100
+    assert abs(counts["test"] - 500) < 100
+
+
+def test_hashed_splits_stay_when_others_come() -> None:
+    names = [f"song {index}" for index in range(300)]
+    before = dict(zip(names, hashed_splits(names), strict=True))
+    more = [f"new {index}" for index in range(50)] + names
+    after = dict(zip(more, hashed_splits(more), strict=True))
+    assert all(after[name] == split for name, split in before.items())
+
+
+@pytest.mark.parametrize("start", range(40))
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_three_names_fill_three_splits(start: int, count: int) -> None:
+    splits = hashed_splits([f"song {start * 7 + index}" for index in range(count)])
+    assert set(splits) == {"train", "validation", "test"}
+
+
+def test_held_out_names_fill_training_as_well() -> None:
+    held_out = [name for name in map(str, range(200)) if hashed_splits([name]) == ["test"]][:3]
+    assert set(hashed_splits(held_out)) == {"train", "validation", "test"}
+    assert hashed_splits([]) == []
