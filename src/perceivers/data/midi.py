@@ -82,7 +82,9 @@ def _split(data: bytes) -> tuple[int, list[bytes]]:
     num_tracks = int.from_bytes(data[10:12])
     ticks_per_quarter = int.from_bytes(data[12:14])
     if not 0 < ticks_per_quarter < 0x8000:
-        raise ValueError(f"time division {data[12:14].hex()} is not in ticks per quarter note; save it with metrical time")
+        raise ValueError(
+            f"time division {data[12:14].hex()} is not in ticks per quarter note; save it with metrical time"
+        )
     tracks: list[bytes] = []
     end = 8 + int.from_bytes(data[4:8])
     while len(tracks) < num_tracks:
@@ -162,7 +164,7 @@ def _play(messages: list[Message], parts: _Parts) -> None:
         kind, channel = status & 0xF0, status & 0x0F
         if kind == NOTE_ON and second > 0:
             sounding.setdefault((channel, first), []).append((tick, second))
-        elif kind == NOTE_OFF or kind == NOTE_ON:
+        elif kind in (NOTE_OFF, NOTE_ON):
             notes = sounding.pop((channel, first), [])
             ended = [note for note in notes if note[0] != tick]
             if not ended:
@@ -178,7 +180,7 @@ def _play(messages: list[Message], parts: _Parts) -> None:
             parts.notes.extend((part, onset, tick, first, velocity) for onset, velocity in ended)
         elif kind == PROGRAM:
             programs[channel] = first
-        elif kind == CONTROL or kind == PITCH_BEND:
+        elif kind in (CONTROL, PITCH_BEND):
             # As in the reference: each of them opens the list that the channel's next parts share.
             part = part_of.get((programs[channel], channel))
             pedal = early.setdefault(channel, []) if part is None else parts.pedals[part]
@@ -230,7 +232,9 @@ def _hold(parts: _Parts, tempo_map: np.ndarray) -> np.ndarray:
     held = ~np.array(parts.is_drums, dtype=bool)[part]
     last_s = max([notes["offset_s"][held].max(initial=0.0), *(times.max(initial=0.0) for times, _ in pedals)])
     if (longest := max(last_s, notes["offset_s"].max(initial=0.0))) > MAX_HOURS * 3600:
-        raise ValueError(f"it lasts {longest / 3600:.0f} hours, more than the {MAX_HOURS} that are read: probably broken")
+        raise ValueError(
+            f"it lasts {longest / 3600:.0f} hours, more than the {MAX_HOURS} that are read: probably broken"
+        )
 
     for index, (times, down) in enumerate(pedals):
         if parts.is_drums[index]:

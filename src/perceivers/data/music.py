@@ -17,7 +17,7 @@ from jaxtyping import Int32, Integer
 from perceivers.data.midi import NOTE, read_notes
 
 if TYPE_CHECKING:
-    from symusic.types import Score
+    from symusic.core import ScoreTick
 
 __all__ = [
     "NOTE",
@@ -42,8 +42,7 @@ STEPS_PER_SECOND = 100
 MAX_SHIFT = 100  # steps in the longest time shift
 VELOCITIES_PER_BIN = 4
 DEFAULT_VELOCITY = 64  # MIDI's value for instruments that know none; used before the first velocity event
-TICKS_PER_QUARTER = 500  # at 120 quarter notes a minute a tick is a millisecond
-TICKS_PER_STEP = 10
+TICKS_PER_QUARTER, TICKS_PER_SECOND = 500, 1000  # at 120 quarter notes a minute
 
 Ids = Integer[np.ndarray, " tokens"]
 
@@ -140,7 +139,7 @@ def seconds(ids: Ids) -> float:
     return int(_shift_steps(_checked(ids)).sum()) / STEPS_PER_SECOND
 
 
-def decode_performance(ids: Ids) -> "Score":
+def decode_performance(ids: Ids) -> "ScoreTick":
     """Turn event ids into a score of one piano track, times in milliseconds (500 ticks per quarter at 120 a minute).
 
     Raises:
@@ -148,22 +147,17 @@ def decode_performance(ids: Ids) -> "Score":
         ImportError: symusic is missing.
     """
     try:
-        from symusic import Note, Score, Tempo, Track
+        from symusic.core import NoteTick, ScoreTick, TempoTick, TrackTick
     except ImportError as error:
         raise ImportError("making a score needs symusic: pip install 'perceivers[music]'") from error
+    score = ScoreTick(TICKS_PER_QUARTER)
+    score.tempos.append(TempoTick(0, qpm=120.0))
+    score.tracks.append(TrackTick("Piano"))
     notes = notes_of(ids)
-    onset = np.rint(notes["onset_s"] * STEPS_PER_SECOND).astype(np.int32) * TICKS_PER_STEP
-    offset = np.rint(notes["offset_s"] * STEPS_PER_SECOND).astype(np.int32) * TICKS_PER_STEP
-    score = Score(TICKS_PER_QUARTER)
-    score.tempos.append(Tempo(0, qpm=120.0))
-    score.tracks.append(
-        Track(
-            name="Piano",
-            notes=Note.from_numpy(
-                onset, offset - onset, notes["pitch"].astype(np.int8), notes["velocity"].astype(np.int8)
-            ),
-        )
-    )
+    onset = np.rint(notes["onset_s"] * TICKS_PER_SECOND).astype(np.int64)
+    duration = np.rint(notes["offset_s"] * TICKS_PER_SECOND).astype(np.int64) - onset
+    for row in np.stack([onset, duration, notes["pitch"], notes["velocity"]], axis=1).tolist():
+        score.tracks[0].notes.append(NoteTick(*row))
     return score
 
 
@@ -178,7 +172,7 @@ def write_midi(ids: Ids, path: Path | str) -> None:
         ValueError: An id is not in 0..387.
         ImportError: symusic is missing.
     """
-    decode_performance(ids).dump_midi(path)
+    Path(path).write_bytes(decode_performance(ids).dumps_midi())
 
 
 def transpose(ids: Ids, semitones: int) -> Int32[np.ndarray, " tokens"]:
@@ -191,7 +185,7 @@ def transpose(ids: Ids, semitones: int) -> Int32[np.ndarray, " tokens"]:
     return ids
 
 
-def stretch(ids: Ids, factor: float) -> Int32[np.ndarray, " tokens"]:
+def stretch(ids: Ids, factor: float) -> Int32[np.ndarray, " stretched"]:
     """Play slower (`factor` above 1) or faster; the number of ids may change.
 
     Moments are scaled and rounded, not the shifts between them, so no error accumulates. Moments that differ stay
