@@ -28,7 +28,7 @@ def members_by_sha256(path: str) -> dict[str, str]:
 
 @pytest.mark.skipif(
     not RECORDINGS,
-    reason="set PERCEIVERS_ASAP to a zip of the ASAP performances; their licence, CC BY-NC-SA 4.0, forbids shipping them",
+    reason="set PERCEIVERS_ASAP to a zip of the ASAP performances; their licence (CC BY-NC-SA 4.0) forbids shipping",
 )
 @each_case
 def test_every_token_of_a_recording(case: dict) -> None:
