@@ -167,6 +167,14 @@ def test_files_without_splits_are_split_by_name(tmp_path: Path) -> None:
     assert first.fingerprint == second.fingerprint
 
 
+def test_names_need_not_be_utf8(tmp_path: Path) -> None:
+    for index in range(3):
+        place(tmp_path / "books", **{f"{os.fsdecode(b'caf' + bytes([0xE9]))}{index}_txt": f"book {index}"})
+    prepare_text([tmp_path / "books"], tmp_path / "store")
+    store = TokenStore.open(tmp_path / "store")
+    assert {os.fsencode(store.split(split).names[0])[:4] for split in store.splits} == {b"caf\xe9"}
+
+
 def test_three_files_fill_three_splits(tmp_path: Path) -> None:
     summary = prepare_text([texts(tmp_path / "books", 3)], tmp_path / "store")
     assert {name: split.documents for name, split in summary.splits.items()} == {"train": 1, "validation": 1, "test": 1}

@@ -9,7 +9,6 @@ from perceivers.data.synthetic import (
     MirroredLoader,
     copy_accuracy_targets,
     mirrored_ids,
-    mirrored_split,
 )
 
 
@@ -54,14 +53,6 @@ def test_known_targets_are_the_last_half() -> None:
         assert targets[-1] == EOS
 
 
-def test_a_split_in_memory() -> None:
-    split = mirrored_split(14, count=5, seed=3, split="validation")
-    assert len(split) == 5
-    assert split.num_tokens == 60
-    for index, ids in enumerate(split):
-        assert ids.tolist() == mirrored_ids(14, seed=3, split="validation", index=index).tolist()
-
-
 def test_training_rows_stop_in_the_mirrored_half() -> None:
     loader = MirroredLoader(CopyConfig(length=22, batch_size=50), seed=1)
     seen = set()
@@ -81,12 +72,12 @@ def test_rows_can_be_kept_from_the_unpredictable_half() -> None:
     assert set(torch.cat([loader.batch(step).lengths for step in range(3)]).tolist()) == set(range(18, 23))
 
 
-def test_held_out_rows_are_whole_and_those_of_the_split_in_memory() -> None:
+def test_held_out_rows_are_whole() -> None:
     config = CopyConfig(length=14, batch_size=3, start_length=4, growth_steps=100)
     batch = MirroredLoader(config, seed=3, split="validation").batch(1)
     assert batch.lengths.tolist() == [14, 14, 14]
-    split = mirrored_split(14, count=6, seed=3, split="validation")
-    assert batch.tokens[:, 1:-1].tolist() == [(split[index] + 3).tolist() for index in (3, 4, 5)]
+    ids = [mirrored_ids(14, seed=3, split="validation", index=index) for index in (3, 4, 5)]
+    assert batch.tokens[:, 1:-1].tolist() == [(row + 3).tolist() for row in ids]
 
 
 def test_lengths_grow_around_a_fixed_centre() -> None:

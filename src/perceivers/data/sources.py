@@ -90,7 +90,9 @@ def hashed_splits(names: Sequence[str]) -> list[str]:
 
     A document stays where it is when others come or go, but for the odd one that fills an empty split.
     """
-    shares = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48 for name in names]
+    # Names of files need not be UTF-8, and come with surrogates then.
+    hashes = [hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in names]
+    shares = [int.from_bytes(digest[:6]) / 2**48 for digest in hashes]
     splits = [SPLITS[(share >= 1 - 2 * HELD_OUT) + (share >= 1 - HELD_OUT)] for share in shares]
     if len(names) >= 3:
         ranked = sorted(range(len(names)), key=shares.__getitem__)

@@ -14,9 +14,8 @@ from jaxtyping import Bool, Int
 from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.config import CopyConfig
 from perceivers.data.loader import prefetch, rank_rows
-from perceivers.data.tokens import TokenSplit
 
-__all__ = ["COPY_VOCAB_SIZE", "MirroredLoader", "copy_accuracy_targets", "mirrored_ids", "mirrored_split"]
+__all__ = ["COPY_VOCAB_SIZE", "MirroredLoader", "copy_accuracy_targets", "mirrored_ids"]
 
 COPY_VOCAB_SIZE = 256
 SPLITS = ("train", "validation", "test")
@@ -31,13 +30,6 @@ def mirrored_ids(length: int, *, seed: int, split: str, index: int) -> Int[np.nd
     if length < 4 or length % 2:
         raise ValueError(f"length={length} must be even and at least 4: SOS, a token, its mirror, EOS")
     return _mirrored(length, _generator(seed, split, index))
-
-
-def mirrored_split(length: int, *, count: int, seed: int, split: str) -> TokenSplit:
-    """`count` sequences as a split in memory, for evaluation without a store on disk."""
-    documents = [mirrored_ids(length, seed=seed, split=split, index=index) for index in range(count)]
-    offsets = np.arange(count + 1) * (length - 2)
-    return TokenSplit(split, np.concatenate(documents), offsets, [str(index) for index in range(count)])
 
 
 def copy_accuracy_targets(length: int) -> Bool[np.ndarray, " targets"]:
