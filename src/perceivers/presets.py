@@ -1,9 +1,11 @@
 """Complete configurations by name: small ones to start from, and the published settings. Imports no torch.
 
-`perceivers train NAME` trains one, `perceivers show NAME` says how large it is. In the published ones, "released" means
-the code that the authors released (`get_config` of perceiver_ar/experiment.py, google-research/perceiver-ar), "reported"
-what is reported of the paper (Hawthorne et al. 2022, https://arxiv.org/abs/2202.07765), "chosen" what neither says. The
-paper's word-level WikiText-103 model is left out: its adaptive input and softmax layers are not built here.
+`perceivers train NAME` trains one, `perceivers show NAME` says how large it is.
+
+In the published ones, "released" means the code that the authors released (`get_config` of perceiver_ar/experiment.py,
+google-research/perceiver-ar), "reported" what is reported of the paper (Hawthorne et al. 2022,
+https://arxiv.org/abs/2202.07765), "chosen" what neither says. The paper's word-level WikiText-103 model is left out:
+its adaptive input and softmax layers are not built here.
 """
 
 import difflib
@@ -99,6 +101,7 @@ def copy_tiny() -> TrainConfig:
         optim=OptimConfig(lr=2e-3, schedule="cosine", warmup_steps=50),
         max_steps=300,
         eval_every=100,
+        eval_tokens=8192,
     )
 
 

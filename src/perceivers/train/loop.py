@@ -23,13 +23,11 @@ from perceivers.models.build import build
 from perceivers.records import to_dict
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from perceivers.train.config import TrainConfig
+from perceivers.train.data_record import record_data
+from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
 from perceivers.train.objectives import Loss, next_token
 from perceivers.train.optim import build_optimizer, clip_gradients, learning_rate
-
-
-class TrainingError(RuntimeError):
-    """A run that can't go on; the message says what to change."""
 
 
 class Loader(Protocol):
@@ -88,7 +86,7 @@ def train(
 
     Args:
         config: The run.
-        out: Run directory: config.yaml, metrics.jsonl, config.json, model.safetensors, checkpoints/.
+        out: Run directory: config.yaml, data.json, metrics.jsonl, config.json, model.safetensors, checkpoints/.
         store: Training data; None for the copy task, which makes its own.
         init: Directory of a saved model whose weights to start from.
         resume: Go on from the newest checkpoint in `out`; without one, start.
@@ -205,6 +203,8 @@ def start(
     out.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     replace_file(out / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    if store is not None:
+        record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
     return Run(config, out, tokenizer, model, optimizer, loader, state, log, device)
 
@@ -222,6 +222,10 @@ def training_data(config: TrainConfig, store: TokenStore | None) -> tuple[str, L
     if store is None:
         raise ValueError("this preset needs training data: --data STORE, made by `perceivers prepare`")
     check_vocabulary(store, config.model.vocab_size)
+    if (axes := config.model.position_axes) != 1:
+        raise ValueError(
+            f"this model's positions have {axes} axes, those of a token store have one; training on images is not built"
+        )
     loader = TokenLoader(
         store.split("train"),
         config.data,

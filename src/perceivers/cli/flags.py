@@ -1,0 +1,98 @@
+"""Command lines and files of flags to dataclasses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from perceivers.presets import PRESETS, preset
+from perceivers.records import from_dict
+from perceivers.train.config import TrainConfig
+
+Flags = TypeVar("Flags")
+
+CONFIG = "config.yaml"
+
+
+def parse(cls: type[Flags], args: Sequence[str], *, prog: str, description: str, default: Flags | None = None) -> Flags:
+    """Parse a command's arguments into its dataclass; ends the process with code 2 where that can't be done."""
+    chosen = tyro.MISSING_NONPROP if default is None else default
+    return tyro.cli(
+        cls, args=args, prog=prog, description=description, default=chosen, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+
+
+def read_settings(source: str) -> tuple[TrainConfig, list[str]]:
+    """The configuration called `source`, and flags that change it.
+
+    Args:
+        source: A preset's name; a YAML file that starts from one, `preset: NAME`, or that holds a whole configuration;
+            or a run directory, for the configuration that it was trained with.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is no such preset, or the file is no configuration.
+    """
+    path = Path(source)
+    if source not in PRESETS and path.is_dir():
+        return read_config(path / CONFIG), []
+    if path.suffix not in (".yaml", ".yml"):
+        return preset(source), []
+    values = read_yaml(path)
+    if "preset" not in values:
+        return read_config(path), []
+    return preset(str(values.pop("preset"))), to_flags(values)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The whole configuration in a YAML file, such as a run's config.yaml.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is none.
+    """
+    values = read_yaml(path)
+    if "model" not in values or "data" not in values:
+        raise ValueError(f"{path} has neither a line `preset: NAME` nor a whole configuration, as a run's {CONFIG} has")
+    try:
+        return from_dict(TrainConfig, values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of names and values.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold names and values, such as `preset: bach_demo`")
+    return values
+
+
+def to_flags(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """The flags that say what nested `values` say.
+
+    So one parser checks files and command lines, and `lr: 3e-4`, a string to YAML, is a number as well.
+    """
+    flags: list[str] = []
+    for key, value in values.items():
+        name = f"--{prefix}{key}"
+        match value:
+            case dict():
+                flags += to_flags(value, f"{prefix}{key}.")
+            case list():
+                flags += [name, *map(str, value)]
+            case _:
+                flags += [name, str(value)]
+    return flags

@@ -1,0 +1,94 @@
+"""The command `perceivers`: finds the subcommand, and turns errors into one line and an exit code.
+
+Nothing is imported before it is needed, so that every `--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import perceivers
+from perceivers.train.errors import TrainingError
+
+COMMANDS = {
+    "prepare": "turn music, text or ids into training data",
+    "train": "train a model, or go on training it",
+    "evaluate": "how likely a model finds data that it was not trained on",
+    "generate": "continue a prompt, or start from nothing",
+    "show": "size, cost and settings of a run or a preset",
+    "presets": "complete settings by name",
+    "convert": "published weights to a model of ours",
+    "demo": "train on Bach's chorales and hear the result, in about ten minutes",
+}
+"""Each lives in the module of its name beside this one, which has `run(args) -> int`."""
+
+USAGE = f"""usage: perceivers COMMAND ...
+
+{"".join(f"  {name:10}{what}{chr(10)}" for name, what in COMMANDS.items())}
+`perceivers COMMAND --help` tells more. Everywhere: --debug shows where an error came from.
+"""
+
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: the work went wrong; the user's input is; Ctrl-C."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    Args:
+        args: What follows `perceivers`; None for the arguments of this process.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        return _run(args)
+    except SystemExit as stop:  # of the parser, which has said why
+        return stop.code if isinstance(stop.code, int) else FAILED
+    except KeyboardInterrupt:
+        print("\nperceivers: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if debug:
+            raise
+        code, hint = _judge(error)
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"perceivers: error: {message}{hint}", file=sys.stderr)
+        return code
+
+
+def _run(args: list[str]) -> int:
+    match args:
+        case [] | ["-h" | "--help" | "help", *_]:
+            print(USAGE, end="")
+            return OK
+        case ["--version" | "version"]:
+            print(f"perceivers {perceivers.__version__}")
+            return OK
+        case [command, *rest] if command in COMMANDS:
+            return import_module(f"perceivers.cli.{command}").run(rest)
+        case [command, *_]:
+            import difflib
+
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise ValueError(f"no command is called {command!r}; {hint}")
+    raise AssertionError
+
+
+def _judge(error: Exception) -> tuple[int, str]:
+    """Exit code of an error, and what to say after its message."""
+    wrong_path = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError
+    if isinstance(error, ValueError | ImportError | wrong_path):
+        return MISUSED, ""
+    if isinstance(error, TrainingError):
+        return FAILED, ""
+    return FAILED, f" ({type(error).__name__}; --debug shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

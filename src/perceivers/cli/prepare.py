@@ -1,0 +1,109 @@
+"""`perceivers prepare`: files -> a token store to train on."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from perceivers.cli.flags import parse
+
+KINDS = {
+    "music": "MIDI files, as performance events",
+    "text": ".txt files, as bytes",
+    "tokens": "ids of your own: .npy, .txt or .jsonl",
+    "copy": "random sequences and their mirror images, to measure memory",
+}
+
+USAGE = f"""usage: perceivers prepare KIND ...
+
+{"".join(f"  {kind:8}{what}{chr(10)}" for kind, what in KINDS.items())}
+  perceivers prepare music recordings/ more.zip --out store
+
+`perceivers prepare KIND --help` tells more.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Out:
+    out: Path
+    """Where the token store shall be."""
+    overwrite: bool = False
+    """Replace the token store that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFlags(_Out):
+    """Files to read."""
+
+    sources: Positional[tuple[Path, ...]]
+    """Directories, zip archives or files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFlags(FileFlags):
+    """Files of ids to read."""
+
+    vocab_size: int
+    """Every id is below this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyFlags(_Out):
+    """Sequences to make."""
+
+    length: int = 32
+    """Tokens of a sequence, two of them its start and end; even."""
+    count: int = 1000
+    """Sequences: 90 % for training, 5 % each for validation and test."""
+    seed: int = 0
+    """Same seed, same sequences."""
+
+
+NEXT = {
+    "music": "music_small",
+    "text": "text_small",
+    "tokens": "text_small --model.vocab-size VOCAB+3",
+    "copy": "copy_tiny",
+}
+"""Presets to begin with."""
+
+FLAGS: dict[str, type[FileFlags | CopyFlags]] = {
+    "music": FileFlags,
+    "text": FileFlags,
+    "tokens": TokenFlags,
+    "copy": CopyFlags,
+}
+
+
+def run(args: Sequence[str]) -> int:
+    """Parse, prepare, print what was made."""
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if args else 2
+    kind, *rest = args
+    if kind not in KINDS:
+        raise ValueError(
+            f"can't prepare {kind!r}; there are {', '.join(KINDS)}: perceivers prepare music DIR --out store"
+        )
+    flags = parse(FLAGS[kind], rest, prog=f"perceivers prepare {kind}", description=f"Prepare {KINDS[kind]}.")
+    if isinstance(flags, FileFlags) and not flags.sources:
+        raise ValueError(f"name the files or directories to prepare: perceivers prepare {kind} DIR --out {flags.out}")
+
+    from perceivers.data import prepare
+
+    command = shlex.join(["perceivers", "prepare", *args])
+    common = {"overwrite": flags.overwrite, "progress": True, "command": command}
+    match flags:
+        case CopyFlags():
+            summary = prepare.prepare_copy(flags.out, length=flags.length, count=flags.count, seed=flags.seed, **common)
+        case TokenFlags():
+            summary = prepare.prepare_tokens(flags.sources, flags.out, vocab_size=flags.vocab_size, **common)
+        case FileFlags() if kind == "text":
+            summary = prepare.prepare_text(flags.sources, flags.out, **common)
+        case _:
+            summary = prepare.prepare_music(flags.sources, flags.out, **common)
+    print("\n".join(summary.lines()))
+    print(f"next: perceivers train {NEXT[kind]} --data {flags.out} --out runs/a")
+    return 0

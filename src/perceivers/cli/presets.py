@@ -1,0 +1,17 @@
+"""`perceivers presets`: names of complete settings."""
+
+from collections.abc import Sequence
+
+from perceivers.cli.console import table
+from perceivers.presets import PRESETS, summary
+
+
+def run(args: Sequence[str]) -> int:
+    """Print every preset's name and what it is."""
+    if args and args[0] in ("-h", "--help"):
+        print("usage: perceivers presets\n\nLists complete settings by name; `perceivers show NAME` tells more.")
+        return 0
+    if args:
+        raise ValueError(f"perceivers presets takes no arguments, got {args[0]!r}; try perceivers show {args[0]}")
+    print(table([(name, summary(name)) for name in PRESETS]))
+    return 0

@@ -1,0 +1,148 @@
+"""`perceivers train`: a preset or a file of settings, flags that change it, and data -> a run directory."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from perceivers.cli.console import note
+from perceivers.cli.flags import CONFIG, parse, read_config, read_settings
+from perceivers.presets import PRESETS, preset
+from perceivers.train.config import TrainConfig
+
+DESCRIPTION = """Train a model.
+
+SETTINGS is a preset (`perceivers presets` lists them), a YAML file with a line `preset: NAME` and values that differ
+from it, or a run directory, for the settings of that run. Flags change them; the defaults shown are those of SETTINGS.
+
+    perceivers train music_small --data store --out runs/a --model.num-latents 512
+
+    perceivers train runs/a --resume --max-steps 50000
+"""
+
+FREE_ON_RESUME = ("dropout", "prefix_dropout", "latent_dropout", "backend", "zero_logits", "latent_init_std")
+"""Fields of the model that may change between the parts of a run: no weight depends on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """What a run needs besides its settings."""
+
+    data: Path | None = None
+    """Token store, made by `perceivers prepare`; when a run is resumed, the one it has."""
+    out: Path | None = None
+    """Run directory to make; when a run directory is resumed, that one."""
+    init: Path | None = None
+    """Run or saved model whose weights to start from."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the run directory."""
+    tensorboard: bool = False
+    """Write TensorBoard events, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parsed:
+    flags: Annotated[TrainFlags, tyro.conf.arg(name="")]
+    config: Annotated[tyro.conf.FlagConversionOff[tyro.conf.AvoidSubcommands[TrainConfig]], tyro.conf.arg(name="")]
+
+
+def run(args: Sequence[str]) -> int:
+    """Parse, train, say what was made."""
+    source, args = _settings(args)
+    config, changes = read_settings(source)
+    flags, config = parse_train(config, [*changes, *args], prog=f"perceivers train {source}")
+    out = flags.out or (Path(source) if flags.resume and Path(source).is_dir() else None)
+    if out is None:
+        raise ValueError(f"where should the run go? Add --out, for example --out runs/{Path(source).stem}")
+    if flags.resume and (out / CONFIG).exists():  # without it, nothing was begun
+        check_resumed(read_config(out / CONFIG), config, out)
+    return train_and_report(config, out, flags)
+
+
+def _settings(args: Sequence[str]) -> tuple[str, list[str]]:
+    """The first argument, and the others; ends the process with the general help if that is asked for."""
+    if args and not args[0].startswith("-"):
+        return args[0], list(args[1:])
+    if any(arg in ("-h", "--help") for arg in args):
+        parse_train(preset("music_small"), ["--help"], prog="perceivers train SETTINGS")
+    raise ValueError(f"name a preset, a YAML file or a run first: perceivers train {next(iter(PRESETS))} --out runs/a")
+
+
+def parse_train(config: TrainConfig, args: Sequence[str], *, prog: str) -> tuple[TrainFlags, TrainConfig]:
+    """Flags of the command, and `config` as changed by the other flags."""
+    default = _Parsed(flags=TrainFlags(), config=config)
+    parsed = parse(_Parsed, args, prog=prog, description=DESCRIPTION, default=default)
+    return parsed.flags, parsed.config
+
+
+def check_resumed(before: TrainConfig, now: TrainConfig, out: Path) -> None:
+    """Refuse to resume a run with another model; say what else is not as it was.
+
+    Raises:
+        ValueError: A weight would not fit.
+    """
+    changed = differences(before, now)
+    if fixed := [c for c in changed if c[0].startswith("model.") and c[0].removeprefix("model.") not in FREE_ON_RESUME]:
+        shown = ", ".join(f"--{name.replace('_', '-')} {was}" for name, was, _ in fixed)
+        raise ValueError(
+            f"{out} was begun with another model, {shown}: go on with its own settings, perceivers train {out} --resume, "
+            "or start a new run with another --out"
+        )
+    for name, was, is_now in changed:
+        note(f"{name} is {is_now} from here on; it was {was}")
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Names of the fields in which two records differ, and their values."""
+    if type(before) is not type(now) or not is_dataclass(before):
+        return [] if before == now else [(path.removesuffix("."), before, now)]
+    pairs = [(f.name, getattr(before, f.name), getattr(now, f.name)) for f in fields(before)]
+    return [found for name, a, b in pairs for found in differences(a, b, f"{path}{name}.")]
+
+
+def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
+    """Train as the command line says and print what was made."""
+    from perceivers.cli.hooks import evaluation, sampler
+    from perceivers.data.tokens import TokenStore
+    from perceivers.train.checkpoint import checkpoints
+    from perceivers.train.data_record import data_record, recorded_store
+    from perceivers.train.loop import train
+
+    store = TokenStore.open(flags.data) if flags.data else None
+    if store is None and flags.resume and data_record(out) is not None:
+        store = recorded_store(out)
+    tokenizer = "copy" if store is None else store.header.tokenizer
+    try:
+        finished = train(
+            config,
+            out,
+            store=store,
+            init=flags.init,
+            resume=flags.resume,
+            evaluate=evaluation(config, store),
+            sample=sampler(config, out, tokenizer),
+            tensorboard=flags.tensorboard,
+        )
+    except KeyboardInterrupt:
+        saved = checkpoints(out)
+        if saved:
+            print(f"\nstopped and saved: {saved[-1]}\ngo on with: perceivers train {out} --resume", file=sys.stderr)
+        else:
+            print("\nstopped before anything was saved", file=sys.stderr)
+        return 130
+    state = finished.state
+    print(f"{out}: {state.step:,} steps, {state.tokens:,} tokens, {state.minutes:.1f} minutes")
+    print(f"  {out}/model.safetensors, config.json   the model")
+    print(f"  {out}/metrics.jsonl                    its numbers, step by step")
+    if any((out / "samples").glob("*")):
+        print(f"  {out}/samples/                         what it made on the way")
+    print("next:")
+    print(f"  perceivers evaluate {out}")
+    if tokenizer == "performance":
+        print(f"  perceivers generate {out} --out {out}/new.mid --out {out}/new.wav")
+    elif tokenizer == "bytes":
+        print(f"  perceivers generate {out}")
+    return 0

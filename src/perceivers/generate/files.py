@@ -1,0 +1,141 @@
+"""Prompts from files, and what was generated to files; the suffix says what it is.
+
+performance   .mid .midi in; .mid .wav .png out
+bytes         .txt in and out, bytes as they are
+ids, copy     .txt in and out, integers with white space between
+all           .npy in and out, raw ids with one axis
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from perceivers.data.music import TIME_SHIFT, VELOCITY, encode_performance, seconds, write_midi
+
+__all__ = [
+    "check_output",
+    "first_seconds",
+    "output_suffixes",
+    "read_prompt",
+    "shift_seconds",
+    "text_ids",
+    "write_output",
+]
+
+Ids = Int[np.ndarray, " tokens"]
+"""Raw ids."""
+
+
+def prompt_suffixes(tokenizer: str) -> tuple[str, ...]:
+    """Suffixes that a prompt can have."""
+    return (".mid", ".midi", ".npy") if tokenizer == "performance" else (".txt", ".npy")
+
+
+def output_suffixes(tokenizer: str) -> tuple[str, ...]:
+    """Suffixes that an output can have."""
+    return (".mid", ".wav", ".png", ".npy") if tokenizer == "performance" else (".txt", ".npy")
+
+
+def read_prompt(path: Path, tokenizer: str) -> Ids:
+    """Raw ids of the file at `path`.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is nothing that this tokenizer reads.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in prompt_suffixes(tokenizer):
+        raise ValueError(
+            f"{path}: a prompt for a model of {tokenizer!r} tokens ends in {' or '.join(prompt_suffixes(tokenizer))}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if suffix == ".npy":
+        return _read_npy(path)
+    if suffix == ".txt":
+        return text_ids(path.read_bytes(), tokenizer, name=str(path))
+    return encode_performance(path)
+
+
+def text_ids(text: bytes, tokenizer: str, *, name: str) -> Ids:
+    """Raw ids of a text: its bytes, or the integers in it.
+
+    Raises:
+        ValueError: It is no text for this tokenizer; `name` says which.
+    """
+    if tokenizer == "bytes":
+        return np.frombuffer(text, np.uint8).astype(np.int32)
+    if tokenizer == "performance":
+        raise ValueError(f"{name}: text can't prompt a model of music; give a MIDI file")
+    try:
+        return np.array([int(word) for word in text.split()], np.int32)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: needs integers with white space between ({error})") from error
+
+
+def _read_npy(path: Path) -> Ids:
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a .npy file of integers ({error})") from error
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{path}: {ids.dtype} of shape {ids.shape}, needs integers with one axis")
+    return ids.astype(np.int64)
+
+
+def check_output(path: Path, tokenizer: str) -> None:
+    """Refuse what `write_output` could not write, before any work is done.
+
+    Raises:
+        FileNotFoundError: Its directory is not there.
+        ValueError: The suffix says nothing, or something that can't be made of these tokens.
+    """
+    if path.suffix.lower() not in output_suffixes(tokenizer):
+        raise ValueError(
+            f"{path}: {tokenizer!r} tokens can be written as {', '.join(output_suffixes(tokenizer))}, "
+            f"not as {path.suffix or 'a file without a suffix'}"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
+
+
+def write_output(path: Path, prompt: Ids, continuation: Ids, tokenizer: str) -> None:
+    """Write a prompt and what follows it, as the suffix of `path` says.
+
+    Raises:
+        ValueError: The suffix is unknown, or there is nothing to show.
+        ImportError: Music or plots need an extra.
+    """
+    check_output(path, tokenizer)
+    ids = np.concatenate([prompt, continuation]).astype(np.int64)
+    match path.suffix.lower():
+        case ".npy":
+            np.save(path, ids)
+        case ".txt" if tokenizer == "bytes":
+            path.write_bytes(ids.astype(np.uint8).tobytes())
+        case ".txt":
+            path.write_text(" ".join(map(str, ids)) + "\n", encoding="utf-8")
+        case ".mid":
+            write_midi(ids, path)
+        case ".wav":
+            from perceivers.data.render import write_wav
+
+            write_wav(ids, path)
+        case ".png":
+            from perceivers.data.render import piano_roll
+
+            piano_roll(path, prompt, continuation)
+
+
+def shift_seconds(event: int) -> float:
+    """Seconds by which a performance event moves the time."""
+    return (event - TIME_SHIFT + 1) / 100 if TIME_SHIFT <= event < VELOCITY else 0.0
+
+
+def first_seconds(ids: Ids, limit_s: float) -> Ids:
+    """The events of a performance's first `limit_s` seconds."""
+    if seconds(ids) <= limit_s:
+        return ids
+    time_s = np.cumsum([shift_seconds(int(event)) for event in ids])
+    return ids[: int(np.searchsorted(time_s, limit_s, side="right"))]
