@@ -38,6 +38,10 @@ class Named:
         made.args, made.state, made.items = args, None, {}
         return made
 
+    def __call__(self, *args: Any) -> "Named":
+        """What a function that the pickle asked for would return."""
+        return type(self)(*args)
+
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
@@ -108,8 +112,8 @@ def _make(shape: Any, dtype: Any, content: Any, *, fortran: bool) -> np.ndarray:
         raise ValueError(f"an array of type {code!r}: only plain numbers can be read")
     big_endian = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
     kind = np.dtype((">" if big_endian else "<") + code)
-    if isinstance(content, Named) and content.path == "_codecs.encode":  # bytes in pickle protocol 2
-        content = str(content.args[0]).encode("latin1")
+    if isinstance(content, Named):  # how pickle protocols 0 to 2 write bytes
+        content = str(content.args[0]).encode("latin1") if content.args else b""
     sizes_fit = isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape)
     if not sizes_fit or not isinstance(content, bytes | bytearray) or len(content) != math.prod(shape) * kind.itemsize:
         raise ValueError(f"an array of shape {shape} and type {code} does not fit its bytes: the file is damaged")
