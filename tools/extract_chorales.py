@@ -37,7 +37,9 @@ FIVE_VOICES = "27.6"
 SAME_TUNE = 0.6
 """At least this `tune_similarity` makes two melodies one tune: between 0.55 and 0.7 there are few pairs."""
 COMPARED_NOTES = 24
-"""How much of a melody is compared: two or three phrases, after which some settings repeat and others do not."""
+"""How much of a melody is aligned: two or three phrases, after which some settings repeat and others do not."""
+SAME_PHRASE = 13
+"""Melodies that have so many notes in a row in common, wherever they stand, are kept together as well."""
 HELD_OUT = 0.1
 """Share of the chorales in each of validation and test."""
 LARGEST_HELD_OUT = 4
@@ -129,13 +131,13 @@ def vocal_parts(bwv: str) -> list:
 
 
 def melody(score: Score) -> np.ndarray:
-    """The first soprano pitches, without notes that begin off the beat and are shorter than one.
+    """Soprano pitches, without notes that begin off the beat and are shorter than one.
 
     Ornaments differ between settings of one tune and fall off the beat; the notes of the tune do not.
     """
     soprano = score.notes[score.notes[:, 3] == 0]
     on_beat = soprano[:, 0] % TICKS_PER_QUARTER == 0
-    return soprano[on_beat | (soprano[:, 1] >= TICKS_PER_QUARTER), 2][:COMPARED_NOTES]
+    return soprano[on_beat | (soprano[:, 1] >= TICKS_PER_QUARTER), 2]
 
 
 def tune_similarity(melodies: list[np.ndarray]) -> np.ndarray:
@@ -165,18 +167,28 @@ def tune_similarity(melodies: list[np.ndarray]) -> np.ndarray:
 
 
 def group_tunes(scores: list[Score]) -> np.ndarray:
-    """A tune number for every chorale: similar melodies and equal titles are linked, links are transitive.
+    """A tune number for every chorale: links between two chorales are transitive.
 
-    Titles find the tunes that changed mode (minor in one setting, Dorian in another). Some titles were sung to
-    two tunes; these are then one group, which does no harm: it only keeps them on one side of the split.
+    Linked are similar melodies, melodies with a long phrase in common, and equal titles, which find the tunes that
+    changed mode (minor in one setting, Dorian in another). Some titles were sung to two tunes, and some tunes end
+    alike; these are then one group, which does no harm: it only keeps them on one side of the split.
     """
+    melodies = [melody(score) for score in scores]
     titles = np.array([plain_letters(score.title) for score in scores])
-    linked = tune_similarity([melody(score) for score in scores]) >= SAME_TUNE
+    runs = [phrases(pitches) for pitches in melodies]
+    linked = tune_similarity([pitches[:COMPARED_NOTES] for pitches in melodies]) >= SAME_TUNE
     linked |= titles[:, None] == titles
+    linked |= np.array([[not a.isdisjoint(b) for b in runs] for a in runs])
     group = np.arange(len(scores))
     for i, j in np.argwhere(linked):
         group[group == group[i]] = group[j]
     return np.unique(group, return_inverse=True)[1]
+
+
+def phrases(pitches: np.ndarray) -> set[tuple[int, ...]]:
+    """All runs of `SAME_PHRASE` notes, as intervals."""
+    intervals = np.diff(pitches).tolist()
+    return {tuple(intervals[i : i + SAME_PHRASE - 1]) for i in range(len(intervals) - SAME_PHRASE + 2)}
 
 
 def plain_letters(title: str) -> str:
