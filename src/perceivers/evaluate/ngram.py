@@ -6,7 +6,6 @@ outcomes are the ids 0..vocab_size-1 and EOS, which is `vocab_size` in here.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
@@ -14,7 +13,7 @@ from numpy import ndarray
 
 __all__ = ["KneserNey", "OrderChoice", "Unigram", "choose_order"]
 
-Document = Integer[ndarray, " ids"]
+Document = Integer[ndarray, " _"]  # lengths differ within one list
 Nats = Float[ndarray, " ids_and_eos"]
 
 
@@ -26,7 +25,7 @@ class Unigram:
     """In nats, by id; EOS is the last."""
 
     @classmethod
-    def fit(cls, documents: Sequence[Document], *, vocab_size: int) -> Self:
+    def fit(cls, documents: Sequence[Document], *, vocab_size: int) -> "Unigram":
         """Count the ids of all documents, and an EOS for each."""
         stream = _Stream.of(documents, vocab_size)
         counts = 1.0 + np.bincount(stream.symbols[stream.scored], minlength=vocab_size + 1)
@@ -57,7 +56,7 @@ class KneserNey:
         return len(self.levels)
 
     @classmethod
-    def fit(cls, documents: Sequence[Document], *, order: int, vocab_size: int) -> Self:
+    def fit(cls, documents: Sequence[Document], *, order: int, vocab_size: int) -> "KneserNey":
         """Count all n-grams of the documents, up to n = `order`.
 
         Takes about 100 bytes for every different n-gram while it runs.
@@ -145,7 +144,7 @@ class _Stream:
     vocab_size: int
 
     @classmethod
-    def of(cls, documents: Sequence[Document], vocab_size: int) -> Self:
+    def of(cls, documents: Sequence[Document], vocab_size: int) -> "_Stream":
         if not len(documents):
             raise ValueError("an n-gram model needs at least one document, got none")
         lengths = np.array([len(document) + 2 for document in documents])
@@ -184,7 +183,7 @@ class _Grams:
     """Id of the n-gram that ends at each symbol of the stream."""
 
     @classmethod
-    def number(cls, stream: _Stream, order: int, shorter_at: Int[ndarray, " symbols"]) -> Self:
+    def number(cls, stream: _Stream, order: int, shorter_at: Int[ndarray, " symbols"]) -> "_Grams":
         """Number the n-grams of a stream, given `at` of order n-1."""
         ends = np.flatnonzero(stream.scored)
         keys = shorter_at[ends - 1] * stream.outcomes + stream.symbols[ends]
@@ -196,7 +195,7 @@ class _Grams:
         at[ends[by_key]] = np.cumsum(is_new)
         return cls(order, keys[first], np.diff(first, append=len(keys)), ends[by_key[first]], at)
 
-    def continuations(self, stream: _Stream, longer: Self) -> Int[ndarray, " grams"]:
+    def continuations(self, stream: _Stream, longer: "_Grams") -> Int[ndarray, " grams"]:
         """In how many different contexts each n-gram was seen: its different symbols before it.
 
         An n-gram that starts with SOS has no symbol before it; there, occurrences count (as in SRILM, KenLM).
@@ -228,7 +227,7 @@ class _Level:
     """What the discounts took from each context: the weight of the order below. 1 for a context never left."""
 
     @classmethod
-    def of(cls, grams: _Grams, counts: Int[ndarray, " grams"], outcomes: int) -> Self:
+    def of(cls, grams: _Grams, counts: Int[ndarray, " grams"], outcomes: int) -> "_Level":
         """Discount the counts of one order. float32: there are as many entries as n-grams."""
         discounts = _discounts(counts)[np.minimum(counts, 3)]
         context = grams.keys // outcomes
@@ -276,12 +275,12 @@ class _Lookup:
     """Of each id and EOS, by the orders up to n."""
 
     @classmethod
-    def start(cls, stream: _Stream) -> Self:
+    def start(cls, stream: _Stream) -> "_Lookup":
         """Order 0: every outcome is equally likely."""
         scored = int(stream.scored.sum())
         return cls(stream, np.zeros(len(stream.symbols), dtype=np.int64), np.full(scored, 1 / stream.outcomes))
 
-    def extend(self, level: _Level) -> Self:
+    def extend(self, level: _Level) -> "_Lookup":
         """Look one symbol further back."""
         ends = np.flatnonzero(self.stream.scored)
         context = self.at[ends - 1]
