@@ -18,10 +18,9 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {name!r} can't be used here; try --device auto, or cpu ({error})".split("\n")[0]
-        ) from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]  # PyTorch goes on with a list of all it knows
+        raise ValueError(f"device {name!r} can't be used here; try --device auto, or cpu ({reason})") from error
     return device
 
 
@@ -35,7 +34,13 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Matrix products in `precision`: "float32", "bfloat16" or "auto"; weights and sums stay float32."""
+    """Matrix products in `precision`: "float32", "bfloat16" or "auto"; weights and sums stay float32.
+
+    Raises:
+        ValueError: Another precision.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
     if precision == "float32" or (precision == "auto" and not has_bfloat16(device)):
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,13 +1,13 @@
-"""A model and what reads and writes its tokens, saved as config.json and model.safetensors."""
+"""A saved model: config.json, which names its tokenizer too, and model.safetensors; here or on the Hugging Face hub."""
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,45 +19,16 @@ from perceivers.records import from_dict, to_dict
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-class Pretrained(ModelHubMixin):
-    """A model together with the name of its tokenizer.
-
-    `save_pretrained(directory)`, `from_pretrained(directory_or_hub_id)` and `push_to_hub(id)` are those of the Hugging
-    Face hub.
-
-    Attributes:
-        model: The plain module, in evaluation mode.
-        tokenizer: "performance", "bytes", "copy" or "ids": see `perceivers.data`.
-    """
-
-    def __init__(self, model: nn.Module, tokenizer: str) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration."""
-        return self.model.config  # pyright: ignore[reportReturnType]
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_model(self.model, self.config, self.tokenizer, save_directory)
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision=None, cache_dir=None, token=None, **_: Any) -> Self:
-        if Path(model_id).exists():
-            directory = Path(model_id)
-        else:
-            directory = _download(model_id, revision=revision, cache_dir=cache_dir, token=token)
-        return cls(*read_model(directory))
-
-
 def write_model(model: nn.Module, config: ModelConfig, tokenizer: str, directory: Path) -> None:
-    """Write config.json and model.safetensors; each replaces the old file only when it is complete."""
+    """Write config.json and model.safetensors; each replaces the old file only when it is complete.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"tokenizer": tokenizer, "model": to_dict(config)}, indent=1)
     replace_file(directory / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(directory / WEIGHTS, lambda path: save_file(tensors, path))
+    replace_file(directory / WEIGHTS, lambda path: write_tensors(model.state_dict(), path))
 
 
 def read_model(directory: Path) -> tuple[nn.Module, str]:
@@ -74,16 +45,40 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
             )
     try:
         saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        config = from_dict(ModelConfig, saved["model"])
+        tokenizer, values = saved["tokenizer"], saved["model"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{directory / CONFIG} is not a model's config: {error!r}") from error
-    model = build(config)
     try:
-        tensors = load_file(directory / WEIGHTS)
+        config = from_dict(ModelConfig, values)
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG}: {error}") from error
+    model = build(config)
+    load_weights(model, read_tensors(directory / WEIGHTS), source=str(directory / WEIGHTS))
+    return model, tokenizer
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    try:
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:  # which is no OSError, though the file system is to blame
+        raise OSError(f"{path}: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{directory / WEIGHTS} is damaged: {error}") from error
-    load_weights(model, tensors, source=str(directory / WEIGHTS))
-    return model, saved["tokenizer"]
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
@@ -106,7 +101,7 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: 
     model.load_state_dict(tensors)
 
 
-def replace_file(path: Path, write) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a hidden file beside `path`, then put it in `path`'s place in one step."""
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -118,12 +113,48 @@ def replace_file(path: Path, write) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _download(model_id: str, **options: Any) -> Path:
+def find_model(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+) -> Path:
+    """The directory `source`, or one to which the model of that name on the Hugging Face hub was downloaded.
+
+    Args:
+        source: Directory, or hub id `owner/name`.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where to keep what is downloaded; None for the hub's own place.
+        token: Of the hub, for private models; None for the one that `hf auth login` left.
+
+    Raises:
+        FileNotFoundError: Neither is there.
+    """
+    if Path(source).exists():
+        return Path(source)
+    files = [CONFIG, WEIGHTS]
     try:
-        paths = [Path(hf_hub_download(model_id, name, **options)) for name in (CONFIG, WEIGHTS)]
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        return Path(
+            snapshot_download(str(source), revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files)
+        )
+    except (HFValidationError, OSError) as error:
         raise FileNotFoundError(
-            f"{model_id} is no directory here, and the hub did not give it ({type(error).__name__}); "
+            f"{source} is no directory here, and the hub did not give it ({type(error).__name__}); "
             f"without a network, put its {CONFIG} and {WEIGHTS} into a directory and name that"
         ) from error
-    return paths[0].parent
+
+
+def upload_model(directory: Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload the model in `directory` to the Hugging Face hub and return the commit's address.
+
+    Args:
+        directory: Saved model.
+        repo_id: `owner/name`; made if it is not there.
+        private: Make it for its owner alone.
+        token: Of the hub; None for the one that `hf auth login` left.
+    """
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(repo_id=repo_id, folder_path=directory, allow_patterns=[CONFIG, WEIGHTS])
+    return commit.commit_url

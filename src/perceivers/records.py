@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Record = TypeVar("Record")
 
@@ -23,36 +23,63 @@ def from_dict(cls: type[Record] | Any, values: Any, *, path: str = "") -> Record
 
     Where a field may be one of several dataclasses, its `kind` says which, or else the names of its fields.
 
+    Args:
+        cls: Type of the result: a dataclass, or the type of one of its fields.
+        values: Plain values.
+        path: Where they stand, for messages: "model.positions".
+
     Raises:
-        ValueError: An unknown field (the nearest name is suggested) or kind.
+        ValueError: An unknown field (the nearest name is suggested) or kind, or a value of another type.
     """
-    options = typing.get_args(cls) if isinstance(cls, types.UnionType) or typing.get_origin(cls) is typing.Union else ()
-    records = [option for option in options or (cls,) if dataclasses.is_dataclass(option)]
+    options = typing.get_args(cls) if typing.get_origin(cls) in (types.UnionType, typing.Union) else (cls,)
+    records = [option for option in options if dataclasses.is_dataclass(option)]
     if records and isinstance(values, dict):
         return _record(_by_kind(records, values, path), values, path)
     if isinstance(values, list):
-        return tuple(values)  # pyright: ignore[reportReturnType]
+        values = tuple(values)
+    if not any(_fits(option, values) for option in options):
+        raise ValueError(f"{path or 'config'}: got {values!r}, needs {' or '.join(map(_spelled, options))}")
     return values
 
 
-def _by_kind(records: list[Any], values: dict[str, Any], path: str) -> Any:
+def _fits(cls: Any, value: Any) -> bool:
+    """Whether `value` is of type `cls`; an integer is a float as well, a boolean is no number."""
+    origin, kinds = typing.get_origin(cls), typing.get_args(cls)
+    if origin is Literal:
+        return value in kinds
+    if origin is tuple:
+        if isinstance(value, tuple) and kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, kinds, value))
+    if isinstance(value, bool):
+        return cls is bool
+    return isinstance(value, int | float if cls is float else cls)
+
+
+def _spelled(cls: Any) -> str:
+    if typing.get_origin(cls) is Literal:
+        return " or ".join(map(repr, typing.get_args(cls)))
+    return cls.__name__.removesuffix("Type") if isinstance(cls, type) else str(cls)
+
+
+def _by_kind(records: list[Any], values: dict[Any, Any], path: str) -> Any:
     if len(records) == 1:
         return records[0]
     kinds = {f.default: record for record in records for f in dataclasses.fields(record) if f.name == "kind"}
     if not kinds:
-        fits = [r for r in records if values.keys() <= {f.name for f in dataclasses.fields(r)}]
-        return fits[0] if fits else records[0]
-    if (kind := values.get("kind")) not in kinds:
+        return max(records, key=lambda record: len(values.keys() & {f.name for f in dataclasses.fields(record)}))
+    if (kind := str(values.get("kind"))) not in kinds:
         raise ValueError(f"{path or 'config'}: kind {kind!r} is not one of {', '.join(map(repr, kinds))}")
     return kinds[kind]
 
 
-def _record(cls: Any, values: dict[str, Any], path: str) -> Any:
+def _record(cls: Any, values: dict[Any, Any], path: str) -> Any:
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
+    prefix = f"{path}." if path else ""
     for name in values:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names)}"
-            raise ValueError(f"{path}{name}: no such field of {cls.__name__}{hint}")
-    return cls(**{name: from_dict(hints[name], value, path=f"{path}{name}.") for name, value in values.items()})
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            raise ValueError(f"{prefix}{name}: no such field of {cls.__name__}; {hint}")
+    return cls(**{name: from_dict(hints[name], value, path=f"{prefix}{name}") for name, value in values.items()})

@@ -2,19 +2,63 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Int
+from torch import nn
 
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.device import pick_device
 from perceivers.generate.config import SamplingConfig
 from perceivers.generate.decode import decode
-from perceivers.hub import Pretrained
+from perceivers.hub import find_model, read_model, upload_model, write_model
+from perceivers.models.config import ModelConfig
 
 
-class Loaded(Pretrained):
-    """A trained model with what reads and writes its tokens."""
+class Loaded:
+    """A trained model with what reads and writes its tokens.
+
+    Attributes:
+        model: The plain module, in evaluation mode.
+        tokenizer: "performance", "bytes", "copy" or "ids": see `perceivers.data`.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: str) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.model.config  # pyright: ignore[reportReturnType]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+    ) -> "Loaded":
+        """Open a run directory, a saved model, or a model on the Hugging Face hub; see `find_model` for the arguments.
+
+        Raises:
+            FileNotFoundError: Nothing is there.
+            ValueError: What is there is damaged.
+        """
+        return cls(*read_model(find_model(source, revision=revision, cache_dir=cache_dir, token=token)))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and model.safetensors into `directory`."""
+        write_model(self.model, self.config, self.tokenizer, Path(directory))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the Hugging Face hub; see `upload_model`."""
+        with TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            return upload_model(Path(directory), repo_id, private=private, token=token)
 
     def generate(
         self,
@@ -96,6 +140,6 @@ def load(source: str | Path, *, device: str = "cpu") -> Loaded:
         FileNotFoundError: Nothing is there.
         ValueError: What is there is damaged.
     """
-    loaded = Loaded.from_pretrained(str(source))
+    loaded = Loaded.from_pretrained(source)
     loaded.model.to(pick_device(device))
     return loaded

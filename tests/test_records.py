@@ -1,0 +1,101 @@
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import yaml
+
+from perceivers.data.config import CopyConfig, DataConfig
+from perceivers.models.config import (
+    InputQueries,
+    LearnedQueries,
+    MLPQueries,
+    ModelConfig,
+    PerceiverARConfig,
+    RotaryPositions,
+    TablePositions,
+)
+from perceivers.presets import PRESETS, preset
+from perceivers.records import from_dict, to_dict
+from perceivers.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    at: tuple[float, float] = (0.0, 0.0)
+    weights: tuple[int, ...] = ()
+
+
+def through_files(config: Any) -> list[Any]:
+    """What a JSON and a YAML file give back."""
+    return [json.loads(json.dumps(to_dict(config))), yaml.safe_load(yaml.safe_dump(to_dict(config)))]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_comes_back_from_a_file(name: str) -> None:
+    config = preset(name)
+    for values in through_files(config):
+        assert from_dict(TrainConfig, values) == config
+
+
+@pytest.mark.parametrize("queries", [InputQueries(), MLPQueries(layers=3), LearnedQueries(shared=True)])
+@pytest.mark.parametrize(
+    "positions", [RotaryPositions(head_share=0.5, max_wavelength=97), TablePositions(sizes=(3, 5, 7), learned=True)]
+)
+def test_every_choice_of_a_model_comes_back(queries: Any, positions: Any) -> None:
+    config = PerceiverARConfig(queries=queries, positions=positions, extra_cross_attends=(1, 3), dim=48)
+    for values in through_files(config):
+        assert from_dict(ModelConfig, values) == config
+
+
+@pytest.mark.parametrize("data", [CopyConfig(length=10), DataConfig(batch_size=3, stretch=(0.95, 1.0), min_crop=2)])
+def test_data_without_a_kind_is_told_by_its_fields(data: Any) -> None:
+    config = replace(preset("copy_tiny"), data=data)
+    for values in through_files(config):
+        assert from_dict(TrainConfig, values) == config
+
+
+def test_fields_that_are_missing_take_their_defaults() -> None:
+    assert from_dict(PerceiverARConfig, {"depth": 3}) == PerceiverARConfig(depth=3)
+    assert from_dict(PerceiverARConfig, {"queries": {"kind": "mlp"}}) == PerceiverARConfig(queries=MLPQueries())
+
+
+def test_an_integer_is_a_float_as_well() -> None:
+    assert from_dict(Point, {"at": [1, 2.5], "weights": [3, 5, 7]}) == Point(at=(1, 2.5), weights=(3, 5, 7))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"dimm": 3}}, "model.dimm: no such field of PerceiverARConfig; did you mean 'dim'?"),
+        ({"zzz": 3}, "zzz: no such field of TrainConfig; it has model, data, objective"),
+        ({7: 3}, "7: no such field of TrainConfig"),
+        ({"data": {"lenght": 4, "min_mirrored": 1}}, "data.lenght: no such field of CopyConfig; did you mean 'length'"),
+        (
+            {"model": {"positions": {"kind": "spiral"}}},
+            "model.positions: kind 'spiral' is not one of 'rotary', 'table'",
+        ),
+        ({"model": {"positions": {"head_share": 1.0}}}, "model.positions: kind 'None' is not one of"),
+        ({"model": {"positions": {"kind": [1]}}}, r"model.positions: kind '\[1\]' is not one of"),
+        ({"model": {"dim": "64"}}, "model.dim: got '64', needs int"),
+        ({"model": {"input_dim": 0.5}}, "model.input_dim: got 0.5, needs int or None"),
+        ({"model": 3}, "model: got 3, needs PerceiverARConfig"),
+        ({"optim": {"lr": "3e-4"}}, "optim.lr: got '3e-4', needs float"),
+        ({"optim": {"betas": [0.9]}}, r"optim.betas: got \(0.9,\), needs tuple\[float, float\]"),
+        ({"optim": {"schedule": "cosin"}}, "optim.schedule: got 'cosin', needs 'constant' or 'cosine' or"),
+        ({"seed": True}, "seed: got True, needs int"),
+    ],
+)
+def test_what_does_not_fit_is_named(values: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(TrainConfig, values)
+
+
+def test_a_file_that_holds_no_fields_is_refused() -> None:
+    with pytest.raises(ValueError, match="config: got 'text', needs PerceiverARConfig"):
+        from_dict(ModelConfig, "text")
+
+
+def test_checks_of_the_config_itself_are_made() -> None:
+    with pytest.raises(ValueError, match="num_latents=0 must lie in"):
+        from_dict(ModelConfig, {"num_latents": 0})
