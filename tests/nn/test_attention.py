@@ -1,0 +1,170 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perceivers.nn.attention import Attention, _lower_right_cpu, attend
+from perceivers.nn.masks import AttentionMask, causal_mask, length_mask
+from perceivers.nn.positions import Rotation
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 0.03}
+"""Of values and gradients of size 1 to 5; bfloat16 keeps 8 bits."""
+
+
+def qkv(queries: int, keys: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Two rows, three heads of five channels."""
+    generator = torch.Generator().manual_seed(7)
+    return [
+        torch.randn(2, 3, n, 5, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for n in (queries, keys, keys)
+    ]
+
+
+def gradients(inputs: list[Tensor], mask: AttentionMask, backend: Any) -> list[Tensor]:
+    """Result, and gradients of a weighted sum of its rows that may read something."""
+    out = attend(*inputs, mask=mask, backend=backend)
+    visible = mask.dense(out.shape[2], inputs[1].shape[2], out.device)
+    rows = torch.ones(2, out.shape[2], dtype=torch.bool) if visible is None else visible.any(-1).expand(2, -1)
+    kept = out * rows[:, None, :, None]
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    return [kept, *torch.autograd.grad((kept * weights.to(out.dtype)).sum(), inputs)]
+
+
+def masks() -> list[Any]:
+    ragged = torch.tensor([11, 4])
+    pairs = torch.rand(2, 7, 11, generator=torch.Generator().manual_seed(9)) < 0.5
+    pairs[:, :, 0] = True  # every query reads something
+    cases = [("causal", 7, AttentionMask(causal=True))]
+    cases += [(f"causal-{prefix}-before", 11 - prefix, AttentionMask(causal=True)) for prefix in (0, 1, 10)]
+    for queries in (1, 7, 10, 11):  # from ten columns before the queries to none
+        cases.append((f"ragged-{queries}", queries, AttentionMask(causal=True, keys=length_mask(ragged, 11))))
+    cases.append(("keys", 7, AttentionMask(keys=length_mask(ragged, 11))))
+    cases.append(("everything", 7, AttentionMask()))
+    cases.append(("pairs", 7, AttentionMask(pairs=pairs)))
+    cases.append(("all-conditions", 7, AttentionMask(causal=True, keys=length_mask(ragged, 11), pairs=pairs)))
+    return [pytest.param(queries, mask, id=name) for name, queries, mask in cases]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("queries", "mask"), masks())
+def test_back_ends_agree_in_values_and_gradients(queries: int, mask: AttentionMask, dtype: torch.dtype) -> None:
+    judge = gradients(qkv(queries, 11), mask, "reference")
+    for backend in ("reference", "sdpa", "auto"):
+        for actual, expected in zip(gradients(qkv(queries, 11, dtype), mask, backend), judge, strict=True):
+            assert actual.dtype == dtype
+            scale = expected.abs().max().clamp(min=1)
+            torch.testing.assert_close(actual.double() / scale, expected / scale, atol=TOLERANCE[dtype], rtol=0)
+
+
+def test_merging_two_kernels_costs_no_precision_in_bfloat16() -> None:
+    """Where values share an offset, gradients of queries and keys are small differences of large numbers."""
+    torch.manual_seed(1)
+    queries, keys = 67, 211
+    inputs = [torch.randn(2, 3, n, 32).bfloat16() for n in (queries, keys, keys)]
+    inputs[2] += 2
+    visible = causal_mask(queries, keys, device=torch.device("cpu"))
+
+    def derive(attention: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        return list(torch.autograd.grad(attention(*leaves).square().sum(), leaves))
+
+    def one_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        bias = torch.zeros(queries, keys, dtype=q.dtype).masked_fill(~visible, -1e30)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    exact = derive(one_kernel, torch.float64)
+    one = derive(one_kernel, torch.bfloat16)
+    merged = derive(lambda q, k, v: _lower_right_cpu(q, k, v, None), torch.bfloat16)
+    for a, b, expected in zip(merged, one, exact, strict=True):
+        assert (a.double() - expected).norm() < 1.5 * (b.double() - expected).norm()
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+def test_attention_is_a_softmax_over_visible_keys(backend: Any) -> None:
+    q, k, v = qkv(2, 3)
+    out = attend(q, k, v, mask=AttentionMask(causal=True), backend=backend)
+    scores = (q[1, 2, 0] * k[1, 2, :2]).sum(-1) / 5**0.5  # the first of two queries reads two of three keys
+    torch.testing.assert_close(out[1, 2, 0], scores.softmax(0) @ v[1, 2, :2])
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+def test_a_query_that_may_read_nothing_stays_finite(backend: Any) -> None:
+    """Latents before the start of a short row: no number of theirs is used, but NaN would spread."""
+    q, k, v = qkv(5, 7, torch.float32)
+    keys = length_mask(torch.tensor([2, 0]), 7)
+    out = attend(q, k, v, mask=AttentionMask(causal=True, keys=keys), backend=backend)
+    assert out.isfinite().all()
+    out[0, :, -1].sum().backward()
+    for tensor in (q, k, v):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Types are not checked, as outside of tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_back_end() -> None:
+    unknown: Any = "xformers"
+    with pytest.raises(ValueError, match="attention back end 'xformers': choose one of auto, reference, sdpa"):
+        attend(*qkv(2, 3), mask=AttentionMask(), backend=unknown)
+
+
+def test_heads_must_divide_channels() -> None:
+    with pytest.raises(ValueError, match="3 heads do not divide 10 attention channels evenly"):
+        Attention(7, 5, heads=3, inner_dim=10)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_layer_gives_the_same_with_both_back_ends(turned: bool) -> None:
+    torch.manual_seed(1)
+    layer = Attention(7, 11, heads=3, inner_dim=15).double()
+    x, context = torch.randn(2, 3, 7).double(), torch.randn(2, 5, 11).double()
+    turns = {}
+    if turned:
+        steps = torch.arange(5)[None]
+        settings = {"channels": 4, "max_wavelength": 13, "dtype": torch.float64}
+        turns = {"rotate_q": Rotation.at(steps[:, 2:], **settings), "rotate_k": Rotation.at(steps, **settings)}
+    results = []
+    for backend in ("reference", "sdpa"):
+        layer.backend = backend
+        results.append(layer(x, context, mask=AttentionMask(causal=True), **turns))
+    assert results[0].shape == (2, 3, 7)
+    torch.testing.assert_close(results[1], results[0], atol=1e-12, rtol=0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation returned, forward and backward."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_matrix_of_queries_and_keys_on_the_fast_path(padded: bool) -> None:
+    queries, keys = 67, 331
+    inputs = [torch.randn(1, 1, n, 5, requires_grad=True) for n in (queries, keys, keys)]
+    real = length_mask(torch.tensor([301]), keys) if padded else None
+    sizes = {}
+    for backend in ("reference", "sdpa"):
+        with LargestTensor() as seen:
+            attend(*inputs, mask=AttentionMask(causal=True, keys=real), backend=backend).sum().backward()
+        sizes[backend] = seen.elements
+    assert sizes["reference"] >= queries * keys  # the recorder sees such a matrix where there is one
+    assert sizes["sdpa"] < queries * keys
