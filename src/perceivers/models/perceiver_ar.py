@@ -96,7 +96,7 @@ class PerceiverAR(nn.Module):
             num_latents: In place of the configured number: less is faster, more reads more.
 
         Raises:
-            ValueError: More latents than tokens, or positions missing.
+            ValueError: More latents than tokens or learned queries; positions missing, of other axes or beyond a table.
         """
         config = self.config
         num_latents = config.num_latents if num_latents is None else num_latents
@@ -141,6 +141,8 @@ class PerceiverAR(nn.Module):
                     raise ValueError(
                         "this model takes positions from the data (position_source='data'): pass positions="
                     )
+                if (axes := positions.shape[-1]) != self.config.position_axes:
+                    raise ValueError(f"positions have {axes} axes, but the model has {self.config.position_axes}")
                 return positions
             case "start":
                 steps = torch.arange(seq_len, device=tokens.device)[None]
@@ -243,12 +245,13 @@ class LatentQueries(nn.Module):
             return self.linear(inputs)
         assert self.learned is not None
         batch, num_latents, _ = inputs.shape
-        if len(self.learned) not in (1, num_latents):
+        if 1 < len(self.learned) < num_latents:
             raise ValueError(
                 f"num_latents={num_latents}, but this model learned one query for each of {len(self.learned)} latents; "
-                f"use {len(self.learned)}, or train with shared queries"
+                f"use at most {len(self.learned)}, or train with shared queries"
             )
-        return self.learned.expand(batch, num_latents, -1)
+        # Queries belong to distances from the end, so that short rows use the last ones.
+        return self.learned[-num_latents:].expand(batch, num_latents, -1)
 
     def finish(self, latents: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
         """The MLP, where there is one."""

@@ -144,6 +144,18 @@ class PositionTables(nn.Module):
         return getattr(self, f"axis{axis}")
 
     def forward(self, positions: Int[Tensor, "batch n axes"]) -> Float[Tensor, "batch n dim"]:
-        """Sum of the rows at `positions`."""
-        rows = [nn.functional.embedding(positions[..., axis], self.table(axis)) for axis in range(self.axes)]
+        """Sum of the rows at `positions`.
+
+        Raises:
+            ValueError: A position has no row (on a GPU, PyTorch stops with an assertion of its own).
+        """
+        try:
+            rows = [nn.functional.embedding(positions[..., axis], self.table(axis)) for axis in range(self.axes)]
+        except IndexError as error:
+            low, high = positions.flatten(0, 1).amin(0).tolist(), positions.flatten(0, 1).amax(0).tolist()
+            last = [len(self.table(axis)) - 1 for axis in range(self.axes)]
+            raise ValueError(
+                f"positions reach from {low} to {high}, but the position tables have rows 0 to {last}; "
+                "give the model larger tables, or shorter documents"
+            ) from error
         return torch.stack(rows).sum(0) if self.axes > 1 else rows[0]

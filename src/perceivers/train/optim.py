@@ -13,9 +13,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), **settings)
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
-    others = [p for p in model.parameters() if p.ndim <= 1 or id(p) in embeddings]
+    decayed = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    others = [p for p in model.parameters() if all(p is not weight for weight in decayed)]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
