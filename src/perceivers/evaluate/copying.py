@@ -11,8 +11,8 @@ from perceivers.data.batch import collate, model_tokens
 from perceivers.data.blocks import evaluation_block, num_blocks
 from perceivers.data.synthetic import mirrored_ids
 from perceivers.device import autocast
+from perceivers.evaluate.prediction import cross_entropy, predict
 from perceivers.models.config import PerceiverARConfig
-from perceivers.train.objectives import cross_entropy, predict
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def score_copying(
                 places = np.arange(start + 1, stop + 1)[:, None]
                 batch = collate([row[start:stop] for row in tokens], [places] * len(tokens)).to(device)
                 logits, (labels, _) = predict(model, batch, num_latents=config.num_latents)
-                logits, labels = logits[:, -targets:].float(), labels[:, -targets:]
+                logits, labels = logits[:, -targets:], labels[:, -targets:]
                 nats += float(cross_entropy(logits, labels)[0].sum())
                 hits = (logits.argmax(-1) == labels).cpu().numpy()
                 end = stop - half

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import nn
 from tqdm import tqdm
 
-from perceivers.data.batch import TokenBatch, collate, model_tokens
+from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.blocks import Block, evaluation_blocks
 from perceivers.data.tokens import TokenSplit
 from perceivers.device import autocast
+from perceivers.evaluate.prediction import cross_entropy, predict
 from perceivers.models.config import PerceiverARConfig
-from perceivers.train.objectives import cross_entropy, predict
 
 BUCKETS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """Lower edges of the position buckets (official `_eval_epoch`)."""
@@ -103,9 +103,9 @@ def score(
     )
     with torch.no_grad(), autocast(device, precision), bar:
         for group in _batches(windows, batch_tokens):
-            batch = _batch(split, group)
+            batch = _batch(split, group, config.vocab_size)
             logits, (labels, _) = predict(model, batch.to(device), num_latents=config.num_latents)
-            losses = cross_entropy(logits.float(), labels)[0].cpu().numpy()
+            losses = cross_entropy(logits, labels)[0].cpu().numpy()
             hits = (logits.argmax(-1) == labels).cpu().numpy()
             for row, (document, block) in enumerate(group):
                 sums.add(document, block, losses[row, -block.num_targets :], hits[row, -block.num_targets :])
@@ -129,7 +129,7 @@ class _Sums:
     def __init__(self, documents: int) -> None:
         self.nats = np.zeros(documents)
         self.tokens, self.correct = np.zeros(documents, np.int64), np.zeros(documents, np.int64)
-        self.buckets = dict.fromkeys(BUCKETS, (0.0, 0))
+        self.buckets: dict[int, tuple[float, int]] = dict.fromkeys(BUCKETS, (0.0, 0))
 
     def add(self, document: int, block: Block, losses: np.ndarray, hits: np.ndarray) -> None:
         """Note the scores of a block's last targets."""
@@ -168,7 +168,13 @@ def _batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]
         yield group
 
 
-def _batch(split: TokenSplit, group: list[Window]) -> TokenBatch:
+def _batch(split: TokenSplit, group: list[Window], vocab_size: int) -> TokenBatch:
     tokens = [model_tokens(split[document], start=block.start, stop=block.stop) for document, block in group]
     positions = [np.arange(block.start + 1, block.stop + 1)[:, None] for _, block in group]
-    return collate(tokens, positions)
+    batch = collate(tokens, positions)
+    if (highest := int(batch.tokens.max())) >= vocab_size:
+        raise ValueError(
+            f"split {split.name!r} holds id {highest - NUM_SPECIAL}; this model knows ids up to "
+            f"{vocab_size - NUM_SPECIAL - 1}: score data of the kind that it was trained on"
+        )
+    return batch
