@@ -88,8 +88,8 @@ def check_resumed(before: TrainConfig, now: TrainConfig, out: Path) -> None:
     if fixed := [c for c in changed if c[0].startswith("model.") and c[0].removeprefix("model.") not in FREE_ON_RESUME]:
         shown = ", ".join(f"--{name.replace('_', '-')} {was}" for name, was, _ in fixed)
         raise ValueError(
-            f"{out} was begun with another model, {shown}: go on with its own settings, perceivers train {out} --resume, "
-            "or start a new run with another --out"
+            f"{out} was begun with another model, {shown}: go on with its own settings "
+            f"(perceivers train {out} --resume), or start a new run with another --out"
         )
     for name, was, is_now in changed:
         note(f"{name} is {is_now} from here on; it was {was}")

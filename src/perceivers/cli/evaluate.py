@@ -1,0 +1,195 @@
+"""`perceivers evaluate`: how likely a model finds data that it was not trained on."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from perceivers.cli.console import table
+from perceivers.cli.flags import CONFIG, parse, read_config
+from perceivers.data.config import CopyConfig
+
+if TYPE_CHECKING:
+    from perceivers.evaluate.copying import Copying
+    from perceivers.evaluate.likelihood import Likelihood
+    from perceivers.generate.loaded import Loaded
+
+DESCRIPTION = """Score every token of a split once, with as much context as the model takes.
+
+    perceivers evaluate runs/a
+
+    perceivers evaluate runs/a --data other_store --split validation --json
+"""
+
+COPY_TOKENS = 2**17
+"""About so many tokens of mirrored halves are scored for the copy task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags:
+    """Arguments of `perceivers evaluate`."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, saved model, or model on the Hugging Face hub."""
+    data: Path | None = None
+    """Token store; None = the one that the run was trained on."""
+    split: str = "test"
+    """Split of the store, or of the copy task."""
+    stride: int | None = None
+    """Tokens scored a window, at most the latents; None = as many. Fewer is slower; each token then has more latents
+    before it."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of matrix products."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object, and nothing else."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Parse, score, print."""
+    flags = parse(EvaluateFlags, args, prog="perceivers evaluate", description=DESCRIPTION)
+    from perceivers.generate.loaded import load
+
+    loaded = load(flags.run, device=flags.device)
+    result = _copying(flags, loaded) if flags.data is None and loaded.tokenizer == "copy" else _likelihood(flags, loaded)
+    print(json.dumps(result) if flags.json else report(result))
+    return 0
+
+
+def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
+    """Scores of a store's split."""
+    from perceivers.data.tokens import TokenStore
+    from perceivers.evaluate.likelihood import score
+    from perceivers.train.data_record import recorded_store
+    from perceivers.train.loop import check_vocabulary
+
+    store = recorded_store(Path(flags.run)) if flags.data is None else TokenStore.open(flags.data)
+    if store.header.tokenizer != loaded.tokenizer:
+        raise ValueError(
+            f"{store.path} holds {store.header.tokenizer!r} tokens, {flags.run} reads {loaded.tokenizer!r}: "
+            "give a store of its own kind with --data"
+        )
+    check_vocabulary(store, loaded.config.vocab_size)
+    likelihood = score(
+        loaded.model,
+        store.split(flags.split),
+        stride=flags.stride,
+        precision=flags.precision,
+        progress=not flags.json,
+    )
+    data = {"data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
+    return {"run": flags.run, **data, "tokenizer": loaded.tokenizer, **numbers(likelihood, loaded.tokenizer)}
+
+
+def numbers(likelihood: "Likelihood", tokenizer: str) -> dict[str, Any]:
+    """What a likelihood says, as plain values; EOS counts as a token."""
+    from perceivers.evaluate.bootstrap import mean_with_interval
+
+    interval = mean_with_interval(likelihood.nats, likelihood.tokens)
+    documents, tokens = len(likelihood.names), int(likelihood.tokens.sum())
+    edges = [*sorted(likelihood.buckets), None]
+    result = {
+        "documents": documents,
+        "tokens": tokens,
+        "nats_per_token": likelihood.nats_per_token,
+        "nats_per_token_95": [interval.low, interval.high],
+        "bits_per_token": likelihood.bits_per_token,
+        "perplexity": likelihood.perplexity,
+        "accuracy": likelihood.accuracy,
+        "by_position": [
+            {"from": start, "tokens": likelihood.buckets[start][1], "nats_per_token": _mean(*likelihood.buckets[start])}
+            for start in edges[:-1]
+        ],
+        "stride": likelihood.stride,
+        "max_seq_len": likelihood.max_seq_len,
+        "least_context": likelihood.max_seq_len - likelihood.stride,
+    }
+    if tokenizer == "bytes":  # an EOS costs bits, but is no byte
+        result["bits_per_byte"] = float(likelihood.nats.sum()) / math.log(2) / (tokens - documents)
+    return result
+
+
+def _mean(nats: float, count: int) -> float:
+    return nats / count
+
+
+def _copying(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
+    """Scores of fresh sequences of the copy task."""
+    from perceivers.evaluate.copying import score_copying
+
+    if flags.stride is not None:
+        raise ValueError("--stride has no meaning for the copy task, whose windows are fixed: leave it out")
+    config = read_config(Path(flags.run) / CONFIG)
+    if not isinstance(config.data, CopyConfig):
+        raise ValueError(f"{flags.run} was trained on a store of copy sequences: name one with --data")
+    length = config.data.length
+    copying = score_copying(
+        loaded.model,
+        length,
+        count=max(1, COPY_TOKENS // (length // 2)),
+        split=flags.split,
+        precision=flags.precision,
+        progress=not flags.json,
+    )
+    return {"run": flags.run, "split": flags.split, "tokenizer": "copy", **copy_numbers(copying)}
+
+
+def copy_numbers(copying: "Copying") -> dict[str, Any]:
+    """What the scores of the copy task say, as plain values."""
+    return {
+        "length": copying.length,
+        "sequences": copying.sequences,
+        "perfect_sequences": copying.perfect,
+        "mirrored_tokens": copying.tokens,
+        "mirrored_accuracy": copying.accuracy,
+        "nats_per_mirrored_token": copying.nats_per_token,
+    }
+
+
+def report(result: dict[str, Any]) -> str:
+    """The same for people."""
+    if "mirrored_accuracy" in result:
+        return "\n".join(
+            [
+                f"{result['run']}: the copy task, {result['split']} sequences of {result['length']:,} tokens",
+                table(
+                    [
+                        ("right in the mirrored half", f"{result['mirrored_accuracy']:.4%}"),
+                        ("sequences without a mistake", f"{result['perfect_sequences']:,} of {result['sequences']:,}"),
+                        ("nats a mirrored token", f"{result['nats_per_mirrored_token']:.4f}"),
+                    ],
+                    right=(1,),
+                ),
+            ]
+        )
+    low, high = result["nats_per_token_95"]
+    rows = [
+        ("nats a token", f"{result['nats_per_token']:.4f}", f"95 %: {low:.4f} to {high:.4f} (bootstrap over documents)"),
+        ("bits a token", f"{result['bits_per_token']:.4f}", ""),
+        ("perplexity a token", f"{result['perplexity']:.3f}", ""),
+        ("most likely token is right", f"{result['accuracy']:.2%}", ""),
+    ]
+    if "bits_per_byte" in result:
+        rows.insert(2, ("bits a byte", f"{result['bits_per_byte']:.4f}", "ends of documents included"))
+    edges = [bucket["from"] for bucket in result["by_position"]]
+    ends = [f"{edge - 1:,}" for edge in edges[1:]] + ["on"]
+    positions = [("position", "tokens", "nats a token")] + [
+        (f"{bucket['from']:,} to {end}", f"{bucket['tokens']:,}", f"{bucket['nats_per_token']:.4f}")
+        for bucket, end in zip(result["by_position"], ends, strict=True)
+    ]
+    lines = [
+        f"{result['run']} on the {result['split']} split of {result['data']}: "
+        f"{result['documents']:,} documents, {result['tokens']:,} {result['tokenizer']} tokens with their ends",
+        f"windows of {result['max_seq_len']:,} inputs that score {result['stride']:,}: "
+        f"each token has the {result['least_context']:,} before it in view, or more, or all of its document",
+        "",
+        table(rows, right=(1,)),
+        "",
+        table(positions, right=(0, 1, 2)),
+    ]
+    return "\n".join(lines)

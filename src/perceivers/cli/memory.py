@@ -1,0 +1,91 @@
+"""Whether training fits into memory, before it starts."""
+
+from pathlib import Path
+
+import torch
+
+from perceivers.cli.console import big
+from perceivers.device import has_bfloat16, pick_device
+from perceivers.models.cost import training_memory
+from perceivers.train.config import TrainConfig
+
+
+def check_memory(config: TrainConfig) -> None:
+    """Refuse a run that would need more memory than is free.
+
+    Raises:
+        ValueError: Says what it needs, what there is, and what to lower.
+    """
+    device = pick_device(config.device)
+    free = free_memory(device)
+    if free is None or (needed := memory_needed(config, device)) <= free:
+        return
+    rows = config.data.batch_size
+    fits = next((r for r in range(rows - 1, 0, -1) if rows % r == 0 and memory_needed(config, device, r) <= free), None)
+    advice = "lower --model.num-latents, --model.max-seq-len, --model.dim or --model.depth"
+    if fits is not None:
+        advice = (
+            f"--data.batch-size {fits} --accumulate {config.accumulate * rows // fits} does the same in less; "
+            "or lower --model.num-latents or --model.max-seq-len"
+        )
+    raise ValueError(f"training would take about {big(needed, 'B')} of memory, and {big(free, 'B')} are free: {advice}")
+
+
+def memory_needed(config: TrainConfig, device: torch.device, rows: int | None = None) -> int:
+    """Bytes at the peak of training with `rows` rows a batch, by default those of the config."""
+    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
+    rows = config.data.batch_size if rows is None else rows
+    return training_memory(config.model, rows=rows, bfloat16=bfloat16, cpu=device.type == "cpu").total
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on `device`; None where that can't be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    known = [size for size in (_machine(Path("/proc/meminfo")), _group(Path("/"))) if size is not None]
+    return min(known, default=None)
+
+
+def _machine(meminfo: Path) -> int | None:
+    """What Linux says is available."""
+    if not meminfo.exists():
+        return None
+    rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return int(rows["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in rows else None
+
+
+def _group(root: Path) -> int | None:
+    """What the limits of this process's control groups leave, as containers and schedulers set them.
+
+    Version 2 has files memory.max and memory.current, version 1 memory.limit_in_bytes and memory.usage_in_bytes.
+    """
+    lines = _read(root / "proc/self/cgroup").splitlines()
+    left = []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers in ("", "memory"):
+            base = root / "sys/fs/cgroup" / controllers
+            folder = base / place.lstrip("/")
+            for group in (folder, *folder.parents):
+                if group.is_relative_to(base):
+                    left += [room for room in [_room(group)] if room is not None]
+    return min(left, default=None)
+
+
+def _room(group: Path) -> int | None:
+    """Limit less use; pages of files that the kernel can drop don't count."""
+    limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
+    used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
+    if not (limit.isdigit() and used.isdigit()) or int(limit) >= 2**60:  # "max", or version 1's way to say so
+        return None
+    counts = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines())
+    return max(0, int(limit) - int(used) + int(counts.get("inactive_file", 0)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

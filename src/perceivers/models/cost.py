@@ -1,0 +1,204 @@
+"""What a model costs, from its config alone: parameters, floating-point operations, memory. Imports no torch.
+
+Letters: M inputs, N latents, E channels of the input, C of the cross-attend, D of the latents, V token ids.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from perceivers.models.config import (
+    LearnedQueries,
+    MLPQueries,
+    PerceiverARConfig,
+    RotaryPositions,
+)
+
+ALLOCATOR_SHARE = 1.25
+"""Memory that a process takes for its activations over what they hold at their peak: freed pieces between them can't be
+given back at once. Measured with glibc: 1.2 to 1.35."""
+
+CONTEXT_WORK = 5
+"""Arrays as large as the keys that exist only while the cross-attend's gradients are computed: of keys and values, of
+keys before they turned, and of both together. Rotations are float32 in any case."""
+
+KEPT_SCORES = 2**26
+"""On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
+(`perceivers.nn.attention`); the fused kernels never have them all."""
+
+LOGITS_WORK = 5
+"""Arrays as large as the logits that exist together, in float32: the logits, their exponentials, gradients."""
+
+
+class Part(NamedTuple):
+    """A part of a model."""
+
+    name: str
+    shape: str
+    parameters: int
+
+
+def parts(config: PerceiverARConfig) -> list[Part]:
+    """The parts of a model in the order in which data goes through them."""
+    e, d, v = config.embedding_dim, config.dim, config.vocab_size
+    found = [Part("token embedding", f"{v} x {e}", v * e), _positions(config), _queries(config)]
+    if config.latents_per_position > 1:
+        offsets = config.latents_per_position * d
+        found.append(Part("latent offsets", f"{config.latents_per_position} x {d}", offsets))
+    cross = config.cross_dim // config.cross_heads
+    cross_shape = f"{config.cross_heads} heads x {cross}, feed-forward {config.cross_widening * d}"
+    if config.initial_cross_attend:
+        found.append(Part("cross-attend", cross_shape, _cross_attend(config)))
+    layer_shape = f"{config.heads} heads x {d // config.heads}, feed-forward {config.widening * d}"
+    found.append(Part("latent stack", f"{config.depth} layers of {layer_shape}", config.depth * _layer(config)))
+    if extra := len(config.extra_cross_attends):
+        after = ", ".join(map(str, config.extra_cross_attends))
+        found.append(Part("more cross-attends", f"after layers {after}, each {cross_shape}", extra * _cross_attend(config)))
+    found.append(Part("output", f"norm, {d} -> {v}", _norm(d) + _linear(d, v)))
+    return found
+
+
+def count_parameters(config: PerceiverARConfig) -> int:
+    """Trained numbers of the model."""
+    return sum(part.parameters for part in parts(config))
+
+
+def _positions(config: PerceiverARConfig) -> Part:
+    positions = config.positions
+    if isinstance(positions, RotaryPositions):
+        turned = f"{positions.channels(config.dim // config.heads)} of {config.dim // config.heads} channels"
+        return Part("positions", f"rotary, {turned}", 0)
+    rows = positions.sizes or (config.max_seq_len + 1,)
+    shape = f"{positions.table} table, {' + '.join(map(str, rows))} x {config.embedding_dim}"
+    return Part("positions", shape, sum(rows) * config.embedding_dim if positions.learned else 0)
+
+
+def _queries(config: PerceiverARConfig) -> Part:
+    e, d = config.embedding_dim, config.dim
+    match config.queries:
+        case LearnedQueries(shared=shared):
+            rows = 1 if shared else config.num_latents
+            return Part("queries", f"learned, {rows} x {d}", rows * d)
+        case MLPQueries(layers=layers):
+            return Part("queries", f"{e} -> {d}, {layers} layers of {d}", _linear(e, d) + layers * _linear(d, d))
+        case _:
+            return Part("queries", f"{e} -> {d}", _linear(e, d))
+
+
+def _cross_attend(config: PerceiverARConfig) -> int:
+    e, c, d = config.embedding_dim, config.cross_dim, config.dim
+    attention = _linear(d, c) + _linear(e, 2 * c) + _linear(c, d)
+    return 2 * _norm(d) + _norm(e) + attention + _feed_forward(d, config.cross_widening)
+
+
+def _layer(config: PerceiverARConfig) -> int:
+    d = config.dim
+    return 2 * _norm(d) + _linear(d, d) + _linear(d, 2 * d) + _linear(d, d) + _feed_forward(d, config.widening)
+
+
+def _feed_forward(dim: int, widening: int) -> int:
+    return _linear(dim, widening * dim) + _linear(widening * dim, dim)
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _norm(dim: int) -> int:
+    return 2 * dim
+
+
+def forward_flops(config: PerceiverARConfig, *, training: bool = False) -> int:
+    """Floating-point operations of one forward pass over a whole input: matrix products, two a multiply-add.
+
+    Of attention only the visible pairs are counted. A backward pass takes twice as many.
+
+    Args:
+        config: The model.
+        training: Leave out the prefix positions that are dropped in training.
+    """
+    m, n = _lengths(config, training=training)
+    e, c, d = config.embedding_dim, config.cross_dim, config.dim
+    latents = n * config.latents_per_position
+    cross_pairs = config.latents_per_position * (n * (m - n) + n * (n + 1) // 2)
+    pairs = latents * (latents + config.latents_per_position) // 2
+    cross = latents * (2 * c * d + 2 * config.cross_widening * d * d) + m * 2 * e * c + cross_pairs * 2 * c
+    layer = latents * (4 * d * d + 2 * config.widening * d * d) + pairs * 2 * d
+    queries = 0 if isinstance(config.queries, LearnedQueries) else n * e * d
+    if isinstance(config.queries, MLPQueries):
+        queries += latents * config.queries.layers * d * d
+    cross_attends = config.initial_cross_attend + len(config.extra_cross_attends)
+    return 2 * (queries + cross_attends * cross + config.depth * layer + n * d * config.vocab_size)
+
+
+def _lengths(config: PerceiverARConfig, *, training: bool) -> tuple[int, int]:
+    """Inputs that are read, and latent positions."""
+    prefix = config.max_prefix_len
+    if training:
+        prefix -= round(prefix * config.prefix_dropout)
+    return prefix + config.num_latents, config.num_latents
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that training takes at its peak."""
+
+    weights: int
+    """float32, and a copy in bfloat16 if products are computed in that."""
+    gradients: int
+    moments: int
+    """Two of Adam for each weight."""
+    activations: int
+    """What the forward pass keeps for the backward pass, gradients on the way, and gaps between them."""
+    logits: int
+    """Logits and what the loss makes of them."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.moments + self.activations + self.logits
+
+
+def training_memory(config: PerceiverARConfig, *, rows: int, bfloat16: bool, cpu: bool) -> TrainingMemory:
+    """Estimate the memory of training with full-length rows and the attention back end `auto`.
+
+    Args:
+        config: The model.
+        rows: Of a batch, on one device.
+        bfloat16: Matrix products in bfloat16, the rest in float32.
+        cpu: On a CPU.
+    """
+    size = 2 if bfloat16 else 4
+    m, n = _lengths(config, training=True)
+    e, c, d = config.embedding_dim, config.cross_dim, config.dim
+    latents = rows * n * config.latents_per_position
+    cross_attends = config.initial_cross_attend + len(config.extra_cross_attends)
+    wide = 1 if config.activation == "relu" else 2  # the others keep what comes before and after the activation
+    dropout = 2 * d if config.dropout else 0
+    # Kept a latent and layer: two norms' inputs and outputs, queries, keys, values, what was read (twice), the wide ones.
+    layer = 10 * d + dropout + wide * config.widening * d
+    cross = 6 * d + 3 * c + dropout + wide * config.cross_widening * d
+    kept = latents * size * (config.depth * layer + cross_attends * cross + e + d)
+    if bfloat16 and cpu:
+        kept += size * _kept_scores(config.heads * latents * latents // rows, config.depth)
+        kept += size * _kept_scores(config.cross_heads * latents * m, cross_attends)
+    # Kept an input: its embedding in float32; its norm, keys before and after they turn, values.
+    context = rows * m * (4 * e + cross_attends * size * (e + 3 * c))
+    context_work = rows * m * 4 * CONTEXT_WORK * c if cross_attends else 0
+    # Rows of different lengths need a mask: a number and three truth values a pair of latents.
+    masks = rows * n * n * 7
+    logits = rows * n * config.vocab_size * 4 * LOGITS_WORK
+    # Logits and latents are gone when the cross-attend's gradients are computed.
+    activations = context + masks + max(kept, context_work - logits)
+    parameters = count_parameters(config)
+    return TrainingMemory(
+        weights=parameters * (6 if bfloat16 else 4),
+        gradients=parameters * 4,
+        moments=parameters * 8,
+        activations=round(ALLOCATOR_SHARE * activations),
+        logits=logits,
+    )
+
+
+def _kept_scores(pairs: int, layers: int) -> int:
+    """Probabilities that `layers` keep, and twice as many of one layer while its gradients are computed."""
+    return (layers + 2) * pairs if pairs <= KEPT_SCORES and layers else 0
