@@ -191,10 +191,10 @@ class _MatmulAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, mask):  # noqa: D102, ANN001
+    def forward(ctx, q, k, v, mask):
         queries, keys = q.shape[2], k.shape[2]
         ctx.scale = q.shape[-1] ** -0.5
-        scores = (q * ctx.scale) @ k.transpose(-2, -1)
+        scores = (q @ k.transpose(-2, -1)).mul_(ctx.scale)
         if mask.causal:  # the prefix is visible to all
             rest = AttentionMask(causal=True).dense(queries, min(queries, keys), q.device)
             scores[..., -queries:].add_(_bias(rest, q))
@@ -206,7 +206,7 @@ class _MatmulAttention(torch.autograd.Function):
         return probabilities @ v
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: D102, ANN001
+    def backward(ctx, grad):
         q, k, v, probabilities = ctx.saved_tensors
         dv = probabilities.transpose(-2, -1) @ grad
         dscores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), probabilities, -1, probabilities.dtype)
