@@ -19,8 +19,17 @@ from perceivers.models.config import (
 )
 from perceivers.models.perceiver_ar import PerceiverAR
 
-REFERENCE = Path(__file__).parents[1] / "parity" / "goldens" / "perceiver_ar" / "fwd_query_mlp.safetensors"
-MODEL = json.loads(REFERENCE.with_suffix(".json").read_text())["model"]
+
+def reference_case() -> tuple[Path, dict[str, Any]]:
+    """Parameters that the official code made, with a query MLP, and the arguments it had."""
+    for path in sorted((Path(__file__).parents[1] / "parity" / "goldens" / "perceiver_ar").glob("*.json")):
+        model = json.loads(path.read_text()).get("model", {})
+        if model.get("initial_query_embed_style") == "mlp":
+            return path.with_suffix(".safetensors"), model
+    raise FileNotFoundError("no reference case has a query MLP")
+
+
+REFERENCE, MODEL = reference_case()
 SMALL = {"num_classes": 11, "input_idx_size": [-1], "max_context_length": 31, "position_encoding_type": "rotary"}
 SMALL |= {"z_index_dim": 6, "num_z_channels": 16, "input_embed_dim": 16, "max_wavelength": 31}
 
