@@ -69,7 +69,7 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
     validation = store.split("validation")
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
-        return {"validation/nats": score(model, validation).nats_per_token}
+        return {"validation/nats": score(model, validation, max_tokens=config.eval_tokens).nats_per_token}
 
     train(config, out / "run", store=store, evaluate=evaluate)
     loaded = load(out / "run")

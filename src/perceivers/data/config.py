@@ -71,7 +71,8 @@ class CopyConfig:
     length: int = 32
     """Tokens of a sequence, SOS and EOS included; even."""
     batch_size: int = 8
-    """Rows a step, over all devices together."""
+    """Rows a step at full length, over all devices together; while sequences are shorter, a step has as many more rows
+    as make up for it."""
     min_mirrored: int = 1
     """Fewest mirrored tokens at the end of a training row. 1: the official crops, whose first losses fall on
     the half that nobody can predict; the number of latents: losses fall on mirrored tokens only."""
@@ -96,6 +97,14 @@ class CopyConfig:
             raise ValueError(
                 f"start_length={start} and growth_steps={self.growth_steps} go together: give both, or neither"
             )
+
+    def rows_at(self, step: int) -> int:
+        """Rows of a training step, a multiple of `batch_size`: about the same number of tokens at every length."""
+        return self.batch_size * (self.length // self.length_at(step))
+
+    def rows_at(self, step: int) -> int:
+        """Rows of a training step, a multiple of `batch_size`: about the same number of tokens at every length."""
+        return self.batch_size * (self.length // self.length_at(step))
 
     def length_at(self, step: int) -> int:
         """Tokens of the sequences at a training step, counted from 0; even.
