@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from perceivers.models.build import build
     from perceivers.models.config import PerceiverARConfig
     from perceivers.models.perceiver_ar import PerceiverAR
-    from perceivers.train.loop import train
 
 __version__ = "0.1.0"
 
@@ -29,10 +28,9 @@ _HOMES = {
     "SamplingConfig": "generate.config",
     "build": "models.build",
     "load": "generate.loaded",
-    "train": "train.loop",
 }
 
-__all__ = ["Loaded", "PerceiverAR", "PerceiverARConfig", "SamplingConfig", "build", "load", "train"]
+__all__ = ["Loaded", "PerceiverAR", "PerceiverARConfig", "SamplingConfig", "build", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,9 @@ def run(args: Sequence[str]) -> int:
     from perceivers.generate.loaded import load
 
     loaded = load(flags.run, device=flags.device)
-    result = _copying(flags, loaded) if flags.data is None and loaded.tokenizer == "copy" else _likelihood(flags, loaded)
+    result = (
+        _copying(flags, loaded) if flags.data is None and loaded.tokenizer == "copy" else _likelihood(flags, loaded)
+    )
     print(json.dumps(result) if flags.json else report(result))
     return 0
 
@@ -66,7 +68,7 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
     from perceivers.data.tokens import TokenStore
     from perceivers.evaluate.likelihood import score
     from perceivers.train.data_record import recorded_store
-    from perceivers.train.loop import check_vocabulary
+    from perceivers.train.run import check_store
 
     store = recorded_store(Path(flags.run)) if flags.data is None else TokenStore.open(flags.data)
     if store.header.tokenizer != loaded.tokenizer:
@@ -74,7 +76,7 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
             f"{store.path} holds {store.header.tokenizer!r} tokens, {flags.run} reads {loaded.tokenizer!r}: "
             "give a store of its own kind with --data"
         )
-    check_vocabulary(store, loaded.config.vocab_size)
+    check_store(store, loaded.config)
     likelihood = score(
         loaded.model,
         store.split(flags.split),
@@ -169,7 +171,11 @@ def report(result: dict[str, Any]) -> str:
         )
     low, high = result["nats_per_token_95"]
     rows = [
-        ("nats a token", f"{result['nats_per_token']:.4f}", f"95 %: {low:.4f} to {high:.4f} (bootstrap over documents)"),
+        (
+            "nats a token",
+            f"{result['nats_per_token']:.4f}",
+            f"95 %: {low:.4f} to {high:.4f} (bootstrap over documents)",
+        ),
         ("bits a token", f"{result['bits_per_token']:.4f}", ""),
         ("perplexity a token", f"{result['perplexity']:.3f}", ""),
         ("most likely token is right", f"{result['accuracy']:.2%}", ""),

@@ -106,6 +106,7 @@ def differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, A
 def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     """Train as the command line says and print what was made."""
     from perceivers.cli.hooks import evaluation, sampler
+    from perceivers.cli.memory import check_memory
     from perceivers.data.tokens import TokenStore
     from perceivers.train.checkpoint import checkpoints
     from perceivers.train.data_record import data_record, recorded_store
@@ -115,6 +116,7 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     if store is None and flags.resume and data_record(out) is not None:
         store = recorded_store(out)
     tokenizer = "copy" if store is None else store.header.tokenizer
+    check_memory(config)
     try:
         finished = train(
             config,

@@ -25,6 +25,12 @@ KEPT_SCORES = 2**26
 """On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
 (`perceivers.nn.attention`); the fused kernels never have them all."""
 
+SCORES_WORK = 2
+"""Arrays as large as the probabilities of one layer while its gradients are computed."""
+
+MASK_BYTES = 7
+"""Of a mask, which rows of different lengths need: a number and three truth values a pair."""
+
 LOGITS_WORK = 5
 """Arrays as large as the logits that exist together, in float32: the logits, their exponentials, gradients."""
 
@@ -52,7 +58,9 @@ def parts(config: PerceiverARConfig) -> list[Part]:
     found.append(Part("latent stack", f"{config.depth} layers of {layer_shape}", config.depth * _layer(config)))
     if extra := len(config.extra_cross_attends):
         after = ", ".join(map(str, config.extra_cross_attends))
-        found.append(Part("more cross-attends", f"after layers {after}, each {cross_shape}", extra * _cross_attend(config)))
+        found.append(
+            Part("more cross-attends", f"after layers {after}, each {cross_shape}", extra * _cross_attend(config))
+        )
     found.append(Part("output", f"norm, {d} -> {v}", _norm(d) + _linear(d, v)))
     return found
 
@@ -174,18 +182,17 @@ def training_memory(config: PerceiverARConfig, *, rows: int, bfloat16: bool, cpu
     cross_attends = config.initial_cross_attend + len(config.extra_cross_attends)
     wide = 1 if config.activation == "relu" else 2  # the others keep what comes before and after the activation
     dropout = 2 * d if config.dropout else 0
-    # Kept a latent and layer: two norms' inputs and outputs, queries, keys, values, what was read (twice), the wide ones.
+    # Kept a latent and layer: two norms' inputs and outputs, queries, keys, values, what was read (twice), wide ones.
     layer = 10 * d + dropout + wide * config.widening * d
     cross = 6 * d + 3 * c + dropout + wide * config.cross_widening * d
     kept = latents * size * (config.depth * layer + cross_attends * cross + e + d)
     if bfloat16 and cpu:
-        kept += size * _kept_scores(config.heads * latents * latents // rows, config.depth)
-        kept += size * _kept_scores(config.cross_heads * latents * m, cross_attends)
+        kept += size * _kept_scores(config.heads * latents * latents // rows, config.depth, read=latents * d)
+        kept += size * _kept_scores(config.cross_heads * latents * m, cross_attends, read=latents * c)
     # Kept an input: its embedding in float32; its norm, keys before and after they turn, values.
     context = rows * m * (4 * e + cross_attends * size * (e + 3 * c))
     context_work = rows * m * 4 * CONTEXT_WORK * c if cross_attends else 0
-    # Rows of different lengths need a mask: a number and three truth values a pair of latents.
-    masks = rows * n * n * 7
+    masks = rows * n * (n if cpu else m) * MASK_BYTES
     logits = rows * n * config.vocab_size * 4 * LOGITS_WORK
     # Logits and latents are gone when the cross-attend's gradients are computed.
     activations = context + masks + max(kept, context_work - logits)
@@ -199,6 +206,6 @@ def training_memory(config: PerceiverARConfig, *, rows: int, bfloat16: bool, cpu
     )
 
 
-def _kept_scores(pairs: int, layers: int) -> int:
-    """Probabilities that `layers` keep, and twice as many of one layer while its gradients are computed."""
-    return (layers + 2) * pairs if pairs <= KEPT_SCORES and layers else 0
+def _kept_scores(pairs: int, layers: int, *, read: int) -> int:
+    """Probabilities that `layers` keep, and what works on them; what was read is then kept once, not twice."""
+    return (layers + SCORES_WORK) * pairs - layers * read if pairs <= KEPT_SCORES and layers else 0

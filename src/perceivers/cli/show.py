@@ -1,0 +1,144 @@
+"""`perceivers show`: size, cost and settings of a run, a saved model or a preset."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from perceivers.cli.console import big, table
+from perceivers.cli.flags import CONFIG, parse, read_config
+from perceivers.data.config import CopyConfig
+from perceivers.models.config import ModelConfig
+from perceivers.models.cost import count_parameters, forward_flops, parts, training_memory
+from perceivers.presets import PRESETS, preset, summary
+from perceivers.records import from_dict
+from perceivers.train.config import TrainConfig
+
+DESCRIPTION = """Show the size, cost and settings of a run, a saved model or a preset.
+
+    perceivers show music_small
+
+    perceivers show runs/a
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowFlags:
+    """Arguments of `perceivers show`."""
+
+    what: Positional[str]
+    """Preset, run directory or saved model."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Parse, look, print."""
+    what = parse(ShowFlags, args, prog="perceivers show", description=DESCRIPTION).what
+    place = Path(what)
+    if what in PRESETS or not place.exists():
+        config = preset(what)
+        print(f"{what}: {summary(what)}\n")
+        print("\n\n".join([describe_model(config.model), describe_training(config)]))
+        return 0
+    if (place / CONFIG).is_file():
+        config = read_config(place / CONFIG)
+        sections = [describe_model(config.model), describe_training(config), describe_run(place)]
+    else:
+        model, tokenizer = read_model_config(place)
+        sections = [describe_model(model), f"reads {tokenizer!r} tokens; how it was trained is not on record"]
+    print(f"{what}\n")
+    print("\n\n".join(sections))
+    return 0
+
+
+def read_model_config(directory: Path) -> tuple[ModelConfig, str]:
+    """The config and tokenizer of a saved model, without its weights.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The file is damaged.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} is neither a run nor a saved model: it has no {CONFIG} and no config.json"
+        )
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return from_dict(ModelConfig, saved["model"]), saved["tokenizer"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a model's config: {error!r}") from error
+
+
+def describe_model(config: ModelConfig) -> str:
+    """Parts, lengths and cost of a model."""
+    total = count_parameters(config)
+    rows = [(part.name, part.shape, f"{part.parameters:,}") for part in parts(config)]
+    rows.append(("all", "", f"{total:,}"))
+    forward, training = forward_flops(config), 3 * forward_flops(config, training=True)
+    facts = [
+        ("inputs", f"{config.max_seq_len:,}: {config.num_latents:,} latents and {config.max_prefix_len:,} before them"),
+        ("weights", f"{big(4 * total, 'B')} in float32"),
+        (
+            "forward",
+            f"{big(forward, 'FLOP')} a sequence, {big(forward / config.num_latents, 'FLOP')} a predicted token",
+        ),
+        (
+            "training",
+            f"{big(training, 'FLOP')} a sequence, {big(training / config.num_latents, 'FLOP')} a predicted token",
+        ),
+    ]
+    return f"{table([('part', 'shape', 'parameters'), *rows], right=(2,))}\n\n{table(facts)}"
+
+
+def describe_training(config: TrainConfig) -> str:
+    """Steps, optimiser and memory of a run."""
+    data, optim = config.data, config.optim
+    rows = f"{data.batch_size:,} rows" + (f" in each of {config.accumulate:,} batches" if config.accumulate > 1 else "")
+    length = f"or {config.max_minutes:g} minutes, " if config.max_minutes else ""
+    what = f"the copy task, {data.length:,} tokens" if isinstance(data, CopyConfig) else f"{data.crop} crops"
+    facts = [
+        ("steps", f"{config.max_steps:,}, {length}of {rows}: {what}"),
+        ("optimiser", f"{optim.optimizer}, {optim.lr:g} after {optim.warmup_steps:,} steps, then {optim.schedule}"),
+    ]
+    for name, bfloat16 in (("float32", False), ("bfloat16", True)):
+        memory = training_memory(config.model, rows=data.batch_size, bfloat16=bfloat16, cpu=True)
+        pieces = ", ".join(f"{part} {big(size, 'B')}" for part, size in vars(memory).items())
+        facts.append((f"memory, {name}", f"about {big(memory.total, 'B')} on a CPU: {pieces}"))
+    return table(facts)
+
+
+def describe_run(run: Path) -> str:
+    """What a run has seen and how far it is."""
+    from perceivers.train.metrics import read_metrics
+
+    facts = [("data", _data(run))]
+    rows = read_metrics(run) if (run / "metrics.jsonl").exists() else []
+    done: dict[str, Any] = {}
+    for row in rows:
+        done |= {name: value for name, value in row.items() if value is not None}
+    if "tokens" in done:
+        facts.append(("done", f"{done['step']:,} steps, {done['tokens']:,} tokens, {done['minutes']:.1f} minutes"))
+    else:
+        facts.append(("done", "no step on record"))
+    facts += [(name, f"{done[name]:.4f} (last)") for name in ("train/nats", "validation/nats") if name in done]
+    if not (run / "model.safetensors").exists():
+        facts.append(("weights", "none saved yet"))
+    return table(facts)
+
+
+def _data(run: Path) -> str:
+    path = run / "data.json"
+    if not path.exists():
+        return "made as it is needed"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        splits = ", ".join(
+            f"{name} {split['documents']:,} documents, {split['tokens']:,} tokens"
+            for name, split in record["splits"].items()
+        )
+        return f"{record['path']} ({record['tokenizer']}, {record['fingerprint']}): {splits}"
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error

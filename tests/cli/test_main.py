@@ -1,0 +1,90 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perceivers.cli import main as cli
+from perceivers.train.errors import TrainingError
+
+from .conftest import Command
+
+ALL_HELP = """
+import contextlib, io, sys
+from perceivers.cli.main import COMMANDS, main
+for args in [[], *([name] for name in COMMANDS), ["prepare", "music"], ["convert", "official-ar"], ["train", "pg19"]]:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = main([*args, "--help"])
+    assert code == 0 and "usage: perceivers" in out.getvalue(), (args, code, out.getvalue())
+    assert "torch" not in sys.modules, args
+"""
+
+
+def test_no_help_imports_torch() -> None:
+    subprocess.run([sys.executable, "-c", ALL_HELP], check=True)
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """Once through the installed script and a real process, with its exit codes."""
+    script = Path(sys.executable).with_name("perceivers")
+    done = subprocess.run([script, "presets"], capture_output=True, text=True, check=True)
+    assert "music_small" in done.stdout
+    wrong = subprocess.run([script, "evaluate", tmp_path / "nowhere"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("perceivers: error: ")
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_reader_that_has_seen_enough() -> None:
+    """As in `perceivers presets | head -0`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "perceivers.cli.main", "presets"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["help"]])
+def test_overview(command: Command, args: list[str]) -> None:
+    done = command(*args)
+    assert done.code == 0
+    assert all(name in done.out for name in cli.COMMANDS)
+
+
+def test_version(command: Command) -> None:
+    assert command("--version").out == "perceivers 0.1.0\n"
+
+
+def test_unknown_command(command: Command) -> None:
+    done = command("trian", "music_small")
+    assert (done.code, done.err) == (2, "perceivers: error: no command is called 'trian'; did you mean train?\n")
+    assert "there are prepare, train" in command("xyzzy").err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("two\n  lines"), 2, "perceivers: error: two lines\n"),
+        (FileNotFoundError("x: no such file"), 2, "perceivers: error: x: no such file\n"),
+        (ImportError("needs y"), 2, "perceivers: error: needs y\n"),
+        (TrainingError("too hot"), 1, "perceivers: error: too hot\n"),
+        (ZeroDivisionError("oops"), 1, "perceivers: error: oops (ZeroDivisionError; --debug shows where)\n"),
+        (RuntimeError(), 1, "perceivers: error: RuntimeError (RuntimeError; --debug shows where)\n"),
+        (KeyboardInterrupt(), 130, "\nperceivers: stopped\n"),
+    ],
+)
+def test_errors(command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str) -> None:
+    def fail(args: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    done = command("presets")
+    assert (done.code, done.err) == (code, said)
+
+
+def test_debug_lets_errors_through(command: Command) -> None:
+    with pytest.raises(ValueError, match="no command is called 'trian'"):
+        command("trian", "--debug")
