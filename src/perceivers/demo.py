@@ -18,6 +18,7 @@ from perceivers.evaluate.likelihood import Likelihood, score
 from perceivers.evaluate.ngram import Unigram, choose_order
 from perceivers.evaluate.plots import plot_training
 from perceivers.generate.config import SamplingConfig
+from perceivers.generate.constraints import PlayableKeys
 from perceivers.generate.loaded import Loaded, load
 from perceivers.presets import bach_demo
 from perceivers.train.loop import train
@@ -122,10 +123,12 @@ def continue_chorale(loaded: Loaded, chorale: Chorale, out: Path, *, seed: int) 
     added: list[int] = []
     played = 0.0
     with tqdm(total=CONTINUATION_SECONDS, desc="playing", bar_format="{desc}: {n:.0f} of {total:.0f} s |{bar}|") as bar:
-        for token in loaded.stream(prompt, max_tokens=MAX_TOKENS, sampling=sampling, stop_at_end=False):
+        for token in loaded.stream(
+            prompt, max_tokens=MAX_TOKENS, sampling=sampling, stop_at_end=False, constraint=PlayableKeys()
+        ):
             added.append(token)
-            bar.update(seconds(np.array([token])))
             played += seconds(np.array([token]))
+            bar.update(min(played, CONTINUATION_SECONDS) - bar.n)
             if played >= CONTINUATION_SECONDS:
                 break
     continuation = np.array(added, dtype=np.int32)

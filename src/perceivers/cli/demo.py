@@ -7,8 +7,8 @@ from pathlib import Path
 from perceivers.cli.console import table
 from perceivers.cli.flags import parse
 
-DESCRIPTION = """Train a small Perceiver AR on Bach's chorales, score chorales that it never saw beside n-gram models, and
-continue one of them. Needs no data and no network; about ten minutes on two cores."""
+DESCRIPTION = """Train a small Perceiver AR on Bach's chorales, score chorales that it never saw beside n-gram models,
+and continue one of them. Needs no data and no network; about ten minutes on two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def run(args: Sequence[str]) -> int:
         ("Perceiver AR", f"{result.model.nats_per_token:.4f}"),
     ]
     print(f"\n{table(rows, right=(1,))}")
-    print(f"\n{fewer.value:.1f} % fewer nats than the n-gram (95 %: {fewer.low:.1f} to {fewer.high:.1f}); {scored}.")
+    print(f"\n{scored}; nats fewer than the n-gram's: {fewer.value:.1f} % (95 %: {fewer.low:.1f} to {fewer.high:.1f}).")
     print(f"\nContinued {result.continued} by {result.continuation_seconds:.0f} s. In {options.out}/:")
     print("  continuation.wav   listen to it")
     print("  continuation.png   its piano roll, opening and continuation in two colours")

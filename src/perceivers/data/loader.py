@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -98,7 +98,7 @@ class TokenLoader:
         rows = [self._row(step * self.config.batch_size + row) for row in self.rows_of]
         return collate([tokens for tokens, _ in rows], [positions for _, positions in rows])
 
-    def iterate(self, first_step: int = 0) -> Iterator[TokenBatch]:
+    def iterate(self, first_step: int = 0) -> Generator[TokenBatch, None, None]:
         """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
         return prefetch(self.batch, first_step)
 
@@ -166,7 +166,9 @@ def rank_rows(batch_size: int, *, rank: int, world_size: int) -> range:
     return range(rank, batch_size, world_size)
 
 
-def prefetch(make: Callable[[int], TokenBatch], first_step: int, *, ahead: int = 2) -> Iterator[TokenBatch]:
+def prefetch(
+    make: Callable[[int], TokenBatch], first_step: int, *, ahead: int = 2
+) -> Generator[TokenBatch, None, None]:
     """`make(first_step)`, `make(first_step + 1)`, ... without end; a thread is up to `ahead` steps in front.
 
     The thread ends with the iterator, and an error in `make` is raised where the batch is asked for.

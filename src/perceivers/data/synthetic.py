@@ -6,7 +6,7 @@ really remembers (Perceiver AR's official `RandomMirroredDataset`). Lengths incl
     SOS  a b c  c b a  EOS          length 8
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -74,16 +74,19 @@ class MirroredLoader:
         """
         _check_split(split)
         self.config, self.seed, self.split, self.offset = config, seed, split, offset
-        self.rows_of = rank_rows(config.batch_size, rank=rank, world_size=world_size)
+        self.rank, self.world_size = rank, world_size
+        rank_rows(config.batch_size, rank=rank, world_size=world_size)  # checks them
 
     def batch(self, step: int) -> TokenBatch:
         """This rank's rows of step `step`, counted from 0."""
         training = self.split == "train"
         length = self.config.length_at(step) if training else self.config.length
+        rows = self.config.rows_at(step) if training else self.config.batch_size
         shift = (self.config.length - length) // 2
         tokens, positions = [], []
-        for row in self.rows_of:
-            rng = _generator(self.seed, self.split, step * self.config.batch_size + row)
+        for row in rank_rows(rows, rank=self.rank, world_size=self.world_size):
+            where = (step, row) if training else (step * rows + row,)
+            rng = _generator(self.seed, self.split, *where)
             ids = _mirrored(length, rng)
             shortest = length // 2 + min(self.config.min_mirrored, length // 2)
             stop = int(rng.integers(shortest, length + 1)) if training else length
@@ -91,14 +94,14 @@ class MirroredLoader:
             positions.append(np.arange(shift + 1, shift + stop + 1)[:, None])
         return collate(tokens, positions)
 
-    def iterate(self, first_step: int = 0) -> Iterator[TokenBatch]:
+    def iterate(self, first_step: int = 0) -> Generator[TokenBatch, None, None]:
         """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
         return prefetch(self.batch, first_step)
 
 
-def _generator(seed: int, split: str, index: int) -> np.random.Generator:
+def _generator(seed: int, split: str, *index: int) -> np.random.Generator:
     _check_split(split)
-    return np.random.default_rng((seed, SPLITS.index(split), index))
+    return np.random.default_rng((seed, SPLITS.index(split), *index))
 
 
 def _check_split(split: str) -> None:

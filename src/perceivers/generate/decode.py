@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from perceivers.data.batch import EOS, PAD, SOS
+from perceivers.data.batch import EOS, NUM_SPECIAL, PAD, SOS
 from perceivers.device import autocast
 from perceivers.generate.config import SamplingConfig
+from perceivers.generate.constraints import Constraint
 from perceivers.generate.sampling import sample
-from perceivers.models.config import PerceiverARConfig, TablePositions
+from perceivers.models.config import PerceiverARConfig
 
 
 def decode(
@@ -23,6 +24,7 @@ def decode(
     sampling: SamplingConfig | None = None,
     num_latents: int | None = None,
     stop_at_eos: bool = True,
+    constraint: Constraint | None = None,
     precision: str = "float32",
 ) -> Iterator[int]:
     """Model ids that continue `prompt`, as they are drawn.
@@ -31,12 +33,13 @@ def decode(
 
     Args:
         model: A Perceiver AR, in evaluation mode.
-        prompt: Model ids, SOS first; positions count from 1. Of a prompt longer than the model's input the newest tokens
-            are read.
+        prompt: Model ids, SOS first; positions count from 1. Of a prompt longer than the model's input only the newest
+            tokens are read.
         max_tokens: Most tokens to draw.
         sampling: How to draw.
         num_latents: Latents to compute each token with; None for as many as in training.
         stop_at_eos: End before an EOS; otherwise none is drawn.
+        constraint: Which raw ids may follow those so far; None for all.
         precision: As in training.
 
     Raises:
@@ -51,7 +54,10 @@ def decode(
     allowed[[PAD, SOS]] = False
     allowed[EOS] = stop_at_eos
     tokens = torch.tensor([prompt], device=device)
+    raw = [token - NUM_SPECIAL for token in prompt if token >= NUM_SPECIAL]
     for _ in range(max_tokens):
+        if constraint is not None:
+            allowed[NUM_SPECIAL:] = torch.from_numpy(constraint(raw)).to(device)
         context = tokens[:, -config.max_seq_len :]
         first = tokens.shape[1] - context.shape[1] + 1
         positions = torch.arange(first, tokens.shape[1] + 1, device=device)[None, :, None]
@@ -62,6 +68,7 @@ def decode(
         if token.item() == EOS:
             return
         yield int(token.item())
+        raw.append(int(token.item()) - NUM_SPECIAL)
         tokens = torch.cat([tokens, token[None]], 1)
 
 
@@ -76,10 +83,11 @@ def check_prompt(prompt: list[int], config: PerceiverARConfig, max_tokens: int) 
     if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
         bad = next(token for token in prompt if not 0 <= token < config.vocab_size)
         raise ValueError(f"the prompt holds id {bad}, the model knows 0..{config.vocab_size - 1}")
-    if isinstance(config.positions, TablePositions) and config.position_source == "data":
-        rows = (config.positions.sizes or (config.max_seq_len + 1,))[0]
-        if len(prompt) + max_tokens > rows:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens and {max_tokens} new ones pass position {rows - 1}, where this "
-                f"model's position table ends: ask for at most {max(rows - len(prompt), 0)} new tokens"
-            )
+    if config.position_axes != 1:
+        raise ValueError(f"this model's positions have {config.position_axes} axes; only sequences can be generated")
+    last = config.max_position
+    if last is not None and len(prompt) + max_tokens - 1 > last:
+        raise ValueError(
+            f"a prompt of {len(prompt)} tokens and {max_tokens} new ones pass position {last}, where this "
+            f"model's position table ends: ask for at most {max(last + 1 - len(prompt), 0)} new tokens"
+        )

@@ -23,9 +23,6 @@ __all__ = [
     "write_output",
 ]
 
-Ids = Int[np.ndarray, " tokens"]
-"""Raw ids."""
-
 
 def prompt_suffixes(tokenizer: str) -> tuple[str, ...]:
     """Suffixes that a prompt can have."""
@@ -37,7 +34,7 @@ def output_suffixes(tokenizer: str) -> tuple[str, ...]:
     return (".mid", ".wav", ".png", ".npy") if tokenizer == "performance" else (".txt", ".npy")
 
 
-def read_prompt(path: Path, tokenizer: str) -> Ids:
+def read_prompt(path: Path, tokenizer: str) -> Int[np.ndarray, " tokens"]:
     """Raw ids of the file at `path`.
 
     Raises:
@@ -58,7 +55,7 @@ def read_prompt(path: Path, tokenizer: str) -> Ids:
     return encode_performance(path)
 
 
-def text_ids(text: bytes, tokenizer: str, *, name: str) -> Ids:
+def text_ids(text: bytes, tokenizer: str, *, name: str) -> Int[np.ndarray, " tokens"]:
     """Raw ids of a text: its bytes, or the integers in it.
 
     Raises:
@@ -74,7 +71,7 @@ def text_ids(text: bytes, tokenizer: str, *, name: str) -> Ids:
         raise ValueError(f"{name}: needs integers with white space between ({error})") from error
 
 
-def _read_npy(path: Path) -> Ids:
+def _read_npy(path: Path) -> Int[np.ndarray, " tokens"]:
     try:
         ids = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -100,7 +97,9 @@ def check_output(path: Path, tokenizer: str) -> None:
         raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
 
 
-def write_output(path: Path, prompt: Ids, continuation: Ids, tokenizer: str) -> None:
+def write_output(
+    path: Path, prompt: Int[np.ndarray, " prompt"], continuation: Int[np.ndarray, " new"], tokenizer: str
+) -> None:
     """Write a prompt and what follows it, as the suffix of `path` says.
 
     Raises:
@@ -133,7 +132,7 @@ def shift_seconds(event: int) -> float:
     return (event - TIME_SHIFT + 1) / 100 if TIME_SHIFT <= event < VELOCITY else 0.0
 
 
-def first_seconds(ids: Ids, limit_s: float) -> Ids:
+def first_seconds(ids: Int[np.ndarray, " tokens"], limit_s: float) -> Int[np.ndarray, " first"]:
     """The events of a performance's first `limit_s` seconds."""
     if seconds(ids) <= limit_s:
         return ids

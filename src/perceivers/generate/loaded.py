@@ -11,6 +11,7 @@ from torch import nn
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.device import pick_device
 from perceivers.generate.config import SamplingConfig
+from perceivers.generate.constraints import Constraint
 from perceivers.generate.decode import decode
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig
@@ -68,6 +69,7 @@ class Loaded:
         sampling: SamplingConfig | None = None,
         num_latents: int | None = None,
         stop_at_end: bool = True,
+        constraint: Constraint | None = None,
         precision: str = "float32",
     ) -> Int[np.ndarray, " tokens"]:
         """Raw ids that continue `prompt`; see `stream` for the arguments."""
@@ -77,6 +79,7 @@ class Loaded:
             sampling=sampling,
             num_latents=num_latents,
             stop_at_end=stop_at_end,
+            constraint=constraint,
             precision=precision,
         )
         return np.fromiter(ids, np.int32)
@@ -89,6 +92,7 @@ class Loaded:
         sampling: SamplingConfig | None = None,
         num_latents: int | None = None,
         stop_at_end: bool = True,
+        constraint: Constraint | None = None,
         precision: str = "float32",
     ) -> Iterator[int]:
         """Raw ids that continue `prompt`, as they are drawn.
@@ -99,6 +103,7 @@ class Loaded:
             sampling: How to draw.
             num_latents: Latents to compute each token with; None for as many as in training.
             stop_at_end: Let the model end the piece.
+            constraint: What may follow what, such as `PlayableKeys()` for music; None for anything.
             precision: Of matrix products: "float32", "bfloat16" or "auto".
 
         Raises:
@@ -113,6 +118,7 @@ class Loaded:
             sampling=sampling,
             num_latents=num_latents,
             stop_at_eos=stop_at_end,
+            constraint=constraint,
             precision=precision,
         ):
             yield token - NUM_SPECIAL
