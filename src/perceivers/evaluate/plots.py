@@ -7,9 +7,9 @@ TRAIN, HELD_OUT = "#4C72B0", "#C44E52"
 
 
 def plot_training(
-    rows: list[dict[str, float]], path: Path, *, baselines: dict[str, float] | None = None, title: str = ""
+    rows: list[dict[str, Any]], path: Path, *, baselines: dict[str, float] | None = None, title: str = ""
 ) -> None:
-    """Loss against time, as a PNG.
+    """Loss against steps, as a PNG.
 
     Args:
         rows: What `read_metrics` gives.
@@ -30,7 +30,8 @@ def plot_training(
         axes.set_ylim(0, 1.1 * max([*shown, *(baselines or {}).values()]))
     axes.set(xlabel="step", ylabel="nats a token", title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -205,5 +205,12 @@ class PerceiverARConfig:
         """Axes of a position."""
         return len(self.positions.sizes or (0,)) if isinstance(self.positions, TablePositions) else 1
 
+    @property
+    def max_position(self) -> int | None:
+        """Largest position that the data may have, on its first axis; None where nothing ends."""
+        if not isinstance(self.positions, TablePositions) or self.position_source != "data":
+            return None
+        return (self.positions.sizes or (self.max_seq_len + 1,))[0] - 1
+
 
 ModelConfig = PerceiverARConfig

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from perceivers.hub import load_weights
-from perceivers.records import to_dict
+from perceivers.hub import load_weights, read_tensors, write_tensors
+from perceivers.records import from_dict, to_dict
 
 
 @dataclass
@@ -34,22 +32,24 @@ class TrainState:
 
 
 def save_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Path:
-    """Write a checkpoint under `run` and remove all but the newest two."""
-    parent = run / "checkpoints"
-    final = parent / f"step-{state.step:08d}"
-    partial = parent / f".{final.name}.partial"
+    """Write a checkpoint under `run`, unless there is one of this step, and remove all but the newest two.
+
+    Raises:
+        OSError: The disk is full or not writable; older checkpoints are as they were.
+    """
+    final = checkpoint_path(run, state.step)
+    if final.exists():
+        return final
+    partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_file(
-            {name: value.contiguous() for name, value in model.state_dict().items()}, partial / "model.safetensors"
-        )
-        save_file(_moments(optimizer), partial / "optimizer.safetensors")
+        write_tensors(model.state_dict(), partial / "model.safetensors")
+        write_tensors(_moments(model, optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(to_dict(state)), encoding="utf-8")
         for file in partial.iterdir():
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -65,13 +65,13 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         ValueError: A file is damaged or belongs to another model.
     """
     try:
-        weights = load_file(path / "model.safetensors")
-        moments = load_file(path / "optimizer.safetensors")
-        state = TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        weights = read_tensors(path / "model.safetensors")
+        moments = read_tensors(path / "optimizer.safetensors")
+        state = from_dict(TrainState, json.loads((path / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged ({error}); remove it to go on from the one before") from error
     load_weights(model, weights, source=str(path))
-    _load_moments(optimizer, moments, path)
+    _load_moments(model, optimizer, moments, path)
     return state
 
 
@@ -80,27 +80,26 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, if there is one."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's tensors, named by the parameter's index and their own name."""
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's tensors, named by their parameter and their own name: "norm.bias.exp_avg"."""
     return {
-        f"{index}.{name}": value.clone()
-        for index, parameter in enumerate(_parameters(optimizer))
-        for name, value in optimizer.state[parameter].items()
+        f"{name}.{moment}": value
+        for name, parameter in model.named_parameters()
+        for moment, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], path: Path) -> None:
-    parameters = _parameters(optimizer)
+def _load_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], path: Path
+) -> None:
+    parameters = dict(model.named_parameters())
     for key, value in moments.items():
-        index, name = key.split(".", 1)
-        if int(index) >= len(parameters):
-            raise ValueError(
-                f"checkpoint {path} has optimiser state for {index} parameters or more, not {len(parameters)}"
-            )
-        parameter = parameters[int(index)]
-        device = torch.device("cpu") if name == "step" and not parameter.is_cuda else parameter.device
-        optimizer.state[parameter][name] = value.to(device)
+        name, moment = key.rsplit(".", 1)
+        if name not in parameters:
+            raise ValueError(f"checkpoint {path} has optimiser state for {name}, which the model doesn't train")
+        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)

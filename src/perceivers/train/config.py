@@ -53,6 +53,12 @@ class OptimConfig:
             raise ValueError(f"lr={self.lr} must be positive")
         if self.optimizer == "adam" and self.weight_decay:
             raise ValueError("weight_decay needs --optim.optimizer adamw")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be 0 (none) or more")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(f"decay_steps={self.decay_steps} must be at least 1, or None for the rest of the run")
+        if self.max_grad_norm < 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be 0 (off) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +100,11 @@ class TrainConfig:
     """Tokens of a sample."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "accumulate", "log_every", "save_every"):
+        for name in ("max_steps", "accumulate", "log_every", "save_every", "eval_tokens", "sample_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        for name in ("eval_every", "sample_every", "seed"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name}={value} must be 0 or more")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes={self.max_minutes} must be positive")

@@ -3,6 +3,9 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
+
+from perceivers.hub import replace_file
 
 
 class MetricsLog:
@@ -17,17 +20,17 @@ class MetricsLog:
     def __init__(self, run: Path, *, step: int = 0, tensorboard: bool = False) -> None:
         self.path = run / "metrics.jsonl"
         if self.path.exists():
-            kept = [row for row in read_metrics(run) if row["step"] <= step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            kept = "".join(json.dumps(row) + "\n" for row in read_metrics(run) if row["step"] <= step)
+            replace_file(self.path, lambda path: path.write_text(kept, encoding="utf-8"))
         self._writer = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError as error:
                 raise ImportError("TensorBoard is not installed: pip install 'perceivers[tracking]'") from error
-            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, int | float]) -> None:
         """Note `values` after `step` updates."""
         row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:
@@ -42,8 +45,11 @@ class MetricsLog:
             self._writer.close()
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All whole lines of a run's metrics.jsonl; one cut off by a kill is left out."""
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics.jsonl: numbers, None for those that were not finite.
+
+    A line that was cut off by a kill is left out.
+    """
     rows = []
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         try:

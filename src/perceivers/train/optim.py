@@ -40,15 +40,16 @@ def learning_rate(config: OptimConfig, step: int, *, decay_steps: int, decayed: 
     if step < warmup:
         return config.lr * step / warmup
     after = step - warmup
-    share = min(after / decay_steps, 1.0) if decayed is None else min(decayed, 1.0)
+    decay_step = after if decayed is None else decayed * decay_steps
     match config.schedule:
         case "constant":
             return config.lr
         case "cosine":
+            share = min(decay_step / decay_steps, 1.0)
             return config.end_lr + (config.lr - config.end_lr) * (1 + math.cos(math.pi * share)) / 2
         case "steps":
             boundaries = [int(part * decay_steps) for part in (0.5, 0.8, 0.95)]
-            return config.lr * 0.1 ** sum(after >= boundary for boundary in boundaries)
+            return config.lr * 0.1 ** sum(decay_step >= boundary for boundary in boundaries)
         case "rsqrt":
             return config.lr * math.sqrt(max(warmup, 1) / (after + max(warmup, 1)))
 

@@ -1,0 +1,165 @@
+"""What a training run consists of: how it starts or resumes, and how it is saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from perceivers.data.batch import NUM_SPECIAL
+from perceivers.data.config import CopyConfig
+from perceivers.data.loader import TokenLoader
+from perceivers.data.synthetic import MirroredLoader
+from perceivers.data.tokens import TokenStore
+from perceivers.device import pick_device
+from perceivers.hub import WEIGHTS, load_weights, read_model, replace_file, write_model
+from perceivers.models.build import build
+from perceivers.models.config import ModelConfig
+from perceivers.records import to_dict
+from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from perceivers.train.config import TrainConfig
+from perceivers.train.data_record import record_data
+from perceivers.train.errors import TrainingError
+from perceivers.train.metrics import MetricsLog
+from perceivers.train.optim import build_optimizer, learning_rate
+
+Loader = TokenLoader | MirroredLoader
+"""Batches as a function of the step."""
+
+
+@dataclass
+class Run:
+    """Everything that a training run consists of."""
+
+    config: TrainConfig
+    out: Path
+    tokenizer: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: Loader
+    state: TrainState
+    log: MetricsLog
+    device: torch.device
+
+    @property
+    def share_done(self) -> float:
+        """Share of the run that is over, by steps or by the clock, whichever is further."""
+        by_clock = self.state.minutes / self.config.max_minutes if self.config.max_minutes else 0.0
+        return max(self.state.step / self.config.max_steps, by_clock)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        optim = self.config.optim
+        to_the_end = max(self.config.max_steps - optim.warmup_steps, 1)
+        clocked = self.config.max_minutes is not None and optim.decay_steps is None
+        return learning_rate(
+            optim,
+            self.state.step,
+            decay_steps=optim.decay_steps or to_the_end,
+            decayed=self.share_done if clocked else None,
+        )
+
+
+def start(
+    config: TrainConfig, out: Path, *, store: TokenStore | None, init: Path | None, resume: bool, tensorboard: bool
+) -> Run:
+    """Set a run up: model, optimiser, data, directory; at its newest checkpoint if it is resumed."""
+    found = checkpoints(out)
+    if not resume and (found or (out / WEIGHTS).exists()):
+        what = f"a run that got to {found[-1].name}" if found else "a saved model"
+        raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
+    device = pick_device(config.device)
+    tokenizer, loader, fingerprint = training_data(config, store)
+    torch.manual_seed(config.seed)
+    model = build(config.model)
+    if init is not None and not found:
+        initial, initial_tokenizer = read_model(init)
+        if initial_tokenizer != tokenizer:
+            raise ValueError(f"{init} was trained on {initial_tokenizer!r} tokens, the data has {tokenizer!r}")
+        load_weights(model, initial.state_dict(), source=str(init))
+    model.to(device).train()
+    optimizer = build_optimizer(model, config.optim)
+    state = TrainState(store=fingerprint)
+    if found:
+        state = load_checkpoint(found[-1], model, optimizer)
+        if state.store != fingerprint:
+            raise ValueError(
+                f"the data has changed since {found[-1]} was saved (fingerprint {state.store}, now {fingerprint}): "
+                "give the old store, or start a new run with --init and another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    replace_file(out / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    if store is not None:
+        record_data(out, store)
+    log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
+    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device)
+
+
+def training_data(config: TrainConfig, store: TokenStore | None) -> tuple[str, Loader, str]:
+    """Tokenizer, training batches and fingerprint of a run's data.
+
+    Raises:
+        ValueError: The store is missing, not needed, or not for this model.
+    """
+    if isinstance(config.data, CopyConfig):
+        if store is not None:
+            raise ValueError("this preset makes its own data (the copy task): leave --data out")
+        return "copy", MirroredLoader(config.data, seed=config.seed), f"copy-{config.data.length}"
+    if store is None:
+        raise ValueError("this preset needs training data: --data STORE, made by `perceivers prepare`")
+    check_store(store, config.model)
+    loader = TokenLoader(
+        store.split("train"),
+        config.data,
+        seq_len=config.model.max_seq_len + 1,
+        num_targets=config.model.num_latents,
+        seed=config.seed,
+        tokenizer=store.header.tokenizer,
+    )
+    return store.header.tokenizer, loader, store.fingerprint
+
+
+def check_store(store: TokenStore, model: ModelConfig) -> None:
+    """Refuse a store that the model can't read.
+
+    Raises:
+        ValueError: It has more ids, axes or positions than the model; says what to set.
+    """
+    header = store.header
+    needed = header.vocab_size + NUM_SPECIAL
+    if needed > model.vocab_size:
+        raise ValueError(
+            f"the store holds {header.tokenizer!r} tokens, {header.vocab_size} ids and {NUM_SPECIAL} special ones; the "
+            f"model knows {model.vocab_size}: choose a preset for this kind of data, or --model.vocab-size {needed}"
+        )
+    if (axes := model.position_axes) != 1:
+        raise ValueError(
+            f"this model's positions have {axes} axes, those of a token store have one; training on images is not built"
+        )
+    longest = max(int(store.split(name).lengths.max()) for name in store.splits) + 1  # SOS is an input, EOS is not
+    if model.max_position is not None and longest > model.max_position:
+        raise ValueError(
+            f"the store's longest document has {longest} positions, the model's table ends at {model.max_position}: "
+            f"choose rotary positions, or --model.positions.sizes {longest + 1}"
+        )
+
+
+def save(run: Run) -> None:
+    """Write the model for `perceivers.load`, and a checkpoint.
+
+    The checkpoint comes last: a run that is killed in between does these steps again and writes both.
+
+    Raises:
+        TrainingError: The disk is full or not writable; older checkpoints are as they were.
+    """
+    try:
+        write_model(run.model, run.config.model, run.tokenizer, run.out)
+        save_checkpoint(run.out, run.model, run.optimizer, run.state)
+    except OSError as error:
+        raise TrainingError(
+            f"could not save step {run.state.step} to {run.out}: {error}; older checkpoints are as they were. "
+            "Make room and go on with --resume"
+        ) from error
