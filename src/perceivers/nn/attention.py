@@ -209,5 +209,6 @@ class _MatmulAttention(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, probabilities = ctx.saved_tensors
         dv = probabilities.transpose(-2, -1) @ grad
-        dscores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), probabilities, -1, probabilities.dtype)
+        dprobabilities = grad @ v.transpose(-2, -1)
+        dscores = torch.ops.aten._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
         return (dscores @ k) * ctx.scale, (dscores.transpose(-2, -1) @ q) * ctx.scale, dv, None
