@@ -31,9 +31,9 @@ def test_summary_is_one_sentence_that_fits_a_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_ones_make_a_step(name: str) -> None:
-    """On the last 11 of 17 tokens: widths and depth are the preset's, lengths are not."""
+    """On the last 11 of 17 tokens, with one layer; all else is the preset's."""
     config = preset(name)
-    small = replace(config.model, max_seq_len=17, num_latents=11)
+    small = replace(config.model, max_seq_len=17, num_latents=11, depth=1)
     batch = MirroredLoader(CopyConfig(length=16, batch_size=2), seed=0, split="test").batch(0)
     loss = next_token(build(small), batch, config.objective, num_latents=11)
     loss.sum.backward()

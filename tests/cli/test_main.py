@@ -30,7 +30,7 @@ def test_as_a_program(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("perceivers")
     done = subprocess.run([script, "presets"], capture_output=True, text=True, check=True)
     assert "music_small" in done.stdout
-    wrong = subprocess.run([script, "evaluate", tmp_path / "nowhere"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([script, "show", tmp_path], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("perceivers: error: ")
     assert len(wrong.stderr.splitlines()) == 1

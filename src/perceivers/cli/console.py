@@ -27,7 +27,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def big(number: float, unit: str = "") -> str:
+def big(number: int | float, unit: str = "") -> str:
     """A number with three digits and a prefix: 12.3 M."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -4,6 +4,7 @@ import codecs
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,10 +196,9 @@ def stream_text(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") ->
 
     finished = True
     try:
-        for token in prompt:
+        first = list(islice(ids, 1))  # before anything is shown, because it fails if the model can't read the prompt
+        for token in chain(prompt, first, ids):
             show(int(token))
-        for token in ids:
-            show(token)
     except KeyboardInterrupt:
         finished = False
     print(decoder.decode(b"", final=True))

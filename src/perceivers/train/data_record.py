@@ -58,7 +58,7 @@ def recorded_store(run: Path) -> TokenStore:
     store = TokenStore.open(record["path"])
     if store.fingerprint != record["fingerprint"]:
         raise ValueError(
-            f"{record['path']} has changed since {run} was trained on it (fingerprint {record['fingerprint']}, now "
-            f"{store.fingerprint}): to use it as it is now, give --data {record['path']}"
+            f"the data in {record['path']} has changed since {run} was trained on it (fingerprint "
+            f"{record['fingerprint']}, now {store.fingerprint}): put the old store back, or name one with --data"
         )
     return store

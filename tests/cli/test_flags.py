@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from perceivers.cli.flags import read_config, read_settings, to_flags
+from perceivers.cli.train import parse_train
+from perceivers.presets import PRESETS, preset
+from perceivers.records import to_dict
+
+
+def test_flags_of_nested_values() -> None:
+    values = {"max_steps": 9, "optim": {"lr": "3e-4", "betas": [0.9, 0.99]}, "model": {"query_offset": True}}
+    assert to_flags(values) == [
+        "--max_steps", "9", "--optim.lr", "3e-4", "--optim.betas", "0.9", "0.99", "--model.query_offset", "True"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_flags_say_all_that_a_config_says(name: str) -> None:
+    """Even on top of another preset, if positions and data are of the same kind."""
+    config = preset(name)
+    other = next(p() for p in PRESETS.values() if same_kinds(p(), config))
+    assert parse_train(other, to_flags(to_dict(config)), prog="train")[1] == config
+
+
+def same_kinds(a, b) -> bool:
+    return type(a.data) is type(b.data) and type(a.model.positions) is type(b.model.positions)
+
+
+def test_file_that_starts_from_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: text_small\noptim: {lr: 3e-4}\nmodel:\n  num_latents: 64\nmax_minutes: null\n")
+    config, flags = read_settings(str(path))
+    assert config == preset("text_small")
+    changed = parse_train(config, [*flags, "--model.num-latents", "32"], prog="train")[1]
+    assert changed.optim.lr == 3e-4  # a string to YAML
+    assert changed.model.num_latents == 32  # the command line wins
+
+
+def test_file_with_a_whole_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_dict(preset("copy_32"))))
+    assert read_settings(str(path)) == (preset("copy_32"), [])
+    assert read_settings(str(tmp_path)) == (preset("copy_32"), [])
+
+
+def test_preset_goes_before_a_directory_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("copy_tiny").mkdir()
+    assert read_settings("copy_tiny") == (preset("copy_tiny"), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("preset: music_smal", "did you mean music_small"),
+        ("model: [", "can't be read as YAML"),
+        ("- 1", "must hold names and values"),
+        ("", "must hold names and values"),
+        ("max_steps: 9", "neither a line `preset: NAME` nor a whole configuration"),
+        ("model: {dimm: 3}\ndata: {}", "mine.yaml: model.dimm: no such field of PerceiverARConfig; did you mean 'dim'"),
+        ("model: {dim: 3.5}\ndata: {}", "mine.yaml: model.dim: got 3.5, needs int"),
+    ],
+)
+def test_file_that_is_no_configuration(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said.replace("`", ".")):
+        read_settings(str(path))
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml does not exist"):
+        read_settings(str(tmp_path / "mine.yaml"))
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml does not exist"):
+        read_config(tmp_path / "config.yaml")
