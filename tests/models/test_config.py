@@ -16,7 +16,6 @@ SMALL: dict[str, Any] = {"max_seq_len": 11, "num_latents": 5, "dim": 14, "depth"
         ({"num_latents": 0}, r"num_latents=0 must lie in 1\.\.max_seq_len=11"),
         ({"num_latents": 12}, r"num_latents=12 must lie in 1\.\.max_seq_len=11"),
         ({"heads": 4}, "heads=4 must divide the 14 channels that it splits"),
-        ({"heads": 0}, "heads=0 must divide the 14 channels"),
         ({"cross_heads": 5}, "cross_heads=5 must divide the 14 channels"),
         ({"input_dim": 15}, "cross_heads=2 must divide the 15 channels"),
         ({"dropout": 1.0}, r"dropout=1\.0 must lie in \[0, 1\)"),
@@ -100,3 +99,15 @@ def test_configs_are_frozen_and_import_no_torch() -> None:
         PerceiverARConfig().dim = 5  # pyright: ignore[reportAttributeAccessIssue]
     code = "import sys, perceivers.models.config; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "dim", "heads", "cross_heads", "widening", "latents_per_position"])
+def test_sizes_are_at_least_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}=0 must be at least 1$"):
+        PerceiverARConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["cross_head_groups", "max_wavelength"])
+def test_sizes_of_rotations_are_at_least_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}=0 must be at least 1$"):
+        RotaryPositions(**{name: 0})

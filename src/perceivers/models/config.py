@@ -8,6 +8,12 @@ ActivationName = Literal["sq_relu", "gelu_tanh", "gelu", "relu", "silu"]
 BackendName = Literal["auto", "reference", "sdpa"]
 
 
+def _at_least_one(record: object, *names: str) -> None:
+    for name in names:
+        if (value := getattr(record, name)) < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RotaryPositions:
     """Queries and keys turn with their position (one axis)."""
@@ -23,6 +29,9 @@ class RotaryPositions:
     """Tokens after which the slowest channels have turned by one radian; None = max_seq_len."""
 
     def __post_init__(self) -> None:
+        _at_least_one(self, "cross_head_groups")
+        if self.max_wavelength is not None:
+            _at_least_one(self, "max_wavelength")
         if not 0 < self.channel_share <= 1:
             raise ValueError(f"channel_share={self.channel_share} must lie in (0, 1]")
         if not 0 <= self.head_share <= 1:
@@ -141,6 +150,11 @@ class PerceiverARConfig:
     """How attention is computed; all give the same numbers."""
 
     def __post_init__(self) -> None:
+        _at_least_one(
+            self, "vocab_size", "dim", "widening", "cross_widening", "latents_per_position", "cross_heads", "heads"
+        )
+        if self.depth < 0:
+            raise ValueError(f"depth={self.depth} must be 0 or more layers")
         if not 0 < self.num_latents <= self.max_seq_len:
             raise ValueError(
                 f"num_latents={self.num_latents} must lie in 1..max_seq_len={self.max_seq_len}: "
@@ -150,7 +164,7 @@ class PerceiverARConfig:
             ("heads", self.dim, self.heads),
             ("cross_heads", self.cross_dim, self.cross_heads),
         ):
-            if heads < 1 or width % heads:
+            if width % heads:
                 raise ValueError(f"{name}={heads} must divide the {width} channels that it splits")
         for name in ("dropout", "prefix_dropout", "latent_dropout"):
             if not 0 <= (share := getattr(self, name)) < 1:
