@@ -56,6 +56,21 @@ def test_all_files_of_music(command: Command, music_run: Path, opening: Path, tm
     assert ids[:6].tolist() == [376, 60, 275, 188, 61, 275]
 
 
+def test_keys_go_up_before_they_go_down_again(command: Command, music_run: Path, tmp_path: Path) -> None:
+    def slips(*flags: str) -> int:
+        args = ["--out", tmp_path / "new.npy", "--max-tokens", 60, *flags]
+        assert command("generate", music_run, *args).code == 0
+        down, found = set(), 0
+        for event in np.load(tmp_path / "new.npy").tolist():
+            if event < 256:
+                found += (event < 128) == (event % 128 in down)
+                down ^= {event % 128}
+        return found
+
+    assert slips() == 0
+    assert slips("--any-keys") > 0
+
+
 def test_music_stops_at_the_seconds(
     command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from perceivers.data.music import NOTE_OFF, NOTE_ON, TIME_SHIFT, VELOCITY, VOCAB_SIZE
-from perceivers.generate.constraints import PlayableKeys
+from perceivers.generate.constraints import PlayableKeys, usual_constraint
 
 C, E, G = 60, 64, 67
 
@@ -30,3 +30,9 @@ def test_nothing_is_down_at_first() -> None:
     allowed = PlayableKeys()([])
     assert allowed[NOTE_ON:NOTE_OFF].all()
     assert not allowed[NOTE_OFF:TIME_SHIFT].any()
+
+
+def test_what_is_usual() -> None:
+    assert isinstance(usual_constraint("performance", VOCAB_SIZE), PlayableKeys)
+    assert usual_constraint("performance", VOCAB_SIZE + 9) is None
+    assert usual_constraint("bytes", 256) is None

@@ -53,6 +53,8 @@ class GenerateFlags:
     max_tokens: int | None = None
     """Tokens to add at most; 512 if it is not given and the model makes no music."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
+    any_keys: bool = False
+    """Music: let keys that are down go down again, and keys that are up go up, as the model has it."""
     num_latents: int | None = None
     """Latents to compute each token with, at most the model's input; None = as in training."""
     strict: bool = False
@@ -143,11 +145,19 @@ def check_lengths(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") 
 
 def tokens_of(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> tuple[Iterator[int], int, float | None]:
     """The stream of new ids, their largest number, and the seconds of music at which to stop."""
+    from perceivers.data.batch import NUM_SPECIAL
+    from perceivers.generate.constraints import usual_constraint
+
     seconds = flags.seconds
     if seconds is None and flags.max_tokens is None and loaded.tokenizer == "performance":
         seconds = DEFAULT_SECONDS
     most = flags.max_tokens or (DEFAULT_TOKENS if seconds is None else round(seconds * TOKENS_A_SECOND))
-    ids = loaded.stream(prompt, max_tokens=most, sampling=flags.sampling, num_latents=flags.num_latents)
+    constraint = None
+    if not flags.any_keys:
+        constraint = usual_constraint(loaded.tokenizer, loaded.config.vocab_size - NUM_SPECIAL)
+    ids = loaded.stream(
+        prompt, max_tokens=most, sampling=flags.sampling, num_latents=flags.num_latents, constraint=constraint
+    )
     return ids, most, seconds
 
 

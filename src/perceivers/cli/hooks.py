@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from perceivers.data.batch import NUM_SPECIAL
 from perceivers.data.config import CopyConfig
 from perceivers.data.tokens import TokenStore
 from perceivers.evaluate.copying import score_copying
 from perceivers.evaluate.likelihood import score
 from perceivers.generate.config import SamplingConfig
+from perceivers.generate.constraints import usual_constraint
 from perceivers.generate.files import write_output
 from perceivers.generate.loaded import Loaded
 from perceivers.train.config import TrainConfig
@@ -48,7 +50,10 @@ def sampler(config: TrainConfig, out: Path, tokenizer: str) -> Hook:
 
     def sample(model: nn.Module, step: int) -> dict[str, float]:
         ids = Loaded(model, tokenizer).generate(
-            max_tokens=config.sample_tokens, sampling=SamplingConfig(seed=config.seed), precision=config.precision
+            max_tokens=config.sample_tokens,
+            sampling=SamplingConfig(seed=config.seed),
+            constraint=usual_constraint(tokenizer, config.model.vocab_size - NUM_SPECIAL),
+            precision=config.precision,
         )
         path = out / "samples" / f"step-{step:08d}{suffix}"
         path.parent.mkdir(exist_ok=True)

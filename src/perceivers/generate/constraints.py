@@ -36,3 +36,13 @@ class PlayableKeys:
         allowed[NOTE_OFF:TIME_SHIFT] = False
         allowed[NOTE_OFF + down] = True
         return allowed
+
+
+def usual_constraint(tokenizer: str, num_ids: int) -> Constraint | None:
+    """What keeps generated tokens sensible: `PlayableKeys` for a model of music, nothing for others.
+
+    Args:
+        tokenizer: Of the model.
+        num_ids: Raw ids that the model knows; more than music has can't be constrained.
+    """
+    return PlayableKeys() if tokenizer == "performance" and num_ids == VOCAB_SIZE else None
