@@ -102,10 +102,6 @@ class CopyConfig:
         """Rows of a training step, a multiple of `batch_size`: about the same number of tokens at every length."""
         return self.batch_size * (self.length // self.length_at(step))
 
-    def rows_at(self, step: int) -> int:
-        """Rows of a training step, a multiple of `batch_size`: about the same number of tokens at every length."""
-        return self.batch_size * (self.length // self.length_at(step))
-
     def length_at(self, step: int) -> int:
         """Tokens of the sequences at a training step, counted from 0; even.
 
