@@ -17,7 +17,7 @@ def plot_training(
         baselines: Horizontal lines: nats a token by name.
         title: Above the plot.
     """
-    figure, axes = new_figure(8, 4.5)
+    figure, axes = new_figure(8.0, 4.5)
     for name, color, label in (("train/nats", TRAIN, "training"), ("validation/nats", HELD_OUT, "held out")):
         found = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if found:
