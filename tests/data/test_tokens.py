@@ -233,7 +233,7 @@ def test_a_killed_writer_leaves_nothing_at_the_path_and_the_next_cleans_up(tmp_p
     assert not list((tmp_path / "store").glob("leftover*"))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs Linux's device that is always full")
 def test_a_full_disk_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_open = Path.open
 
