@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from perceivers.train.config import ObjectiveConfig
 from perceivers.train.objectives import next_token
 
 KEPT_TOLERANCE = 0.03
+PEAK_TOLERANCE = 0.25
 
 
 def tiny(**changes: Any) -> PerceiverARConfig:
@@ -151,3 +155,52 @@ def test_memory_grows_with_what_it_should() -> None:
     assert needed(depth=6) > needed()
     assert needed(max_seq_len=1000, num_latents=100, cpu=False) > needed(max_seq_len=1000, num_latents=100)
     assert needed(prefix_dropout=0.9, max_seq_len=1000) < needed(max_seq_len=1000)
+
+
+PEAK = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from perceivers.data.config import CopyConfig
+from perceivers.models.config import PerceiverARConfig
+from perceivers.train.config import TrainConfig
+from perceivers.train.loop import train
+
+def status(key):
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(rows[key].split()[0]) * 1024
+
+out, precision, length, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+model = PerceiverARConfig(max_seq_len=length, **eval(sys.argv[5]))
+data = CopyConfig(length=length, batch_size=rows, min_mirrored=length // 2)
+config = TrainConfig(model=model, data=data, max_steps=3, precision=precision, device="cpu")
+small = replace(model, max_seq_len=64, num_latents=16, dim=32, depth=1)
+train(replace(config, model=small, data=CopyConfig(length=64, batch_size=2)), out / "small")  # PyTorch's own needs
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+train(config, out / "large")
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says how much memory was used")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("length", "rows", "settings"),
+    [
+        (1024, 8, {"num_latents": 512, "dim": 256, "depth": 6, "heads": 4, "cross_heads": 4}),
+        (8192, 2, {"num_latents": 256, "dim": 256, "depth": 2, "heads": 4, "cross_heads": 4}),
+        (512, 2, {"num_latents": 128, "dim": 512, "depth": 8, "heads": 8, "cross_heads": 8}),
+        (512, 1, {"num_latents": 32, "dim": 768, "depth": 6, "heads": 8, "cross_heads": 8}),
+        (1024, 4, {"num_latents": 512, "dim": 128, "depth": 2, "heads": 4, "cross_heads": 4, "vocab_size": 8003}),
+    ],
+)
+def test_memory_that_training_takes(
+    tmp_path: Path, precision: str, length: int, rows: int, settings: dict[str, Any]
+) -> None:
+    args = [tmp_path, precision, length, rows, settings]
+    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True, check=True)
+    config = PerceiverARConfig(max_seq_len=length, **settings)
+    estimate = training_memory(config, rows=rows, bfloat16=precision == "bfloat16", cpu=True).total
+    assert estimate == pytest.approx(int(done.stdout), rel=PEAK_TOLERANCE)
