@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from torch import nn
 
 from perceivers.data.batch import NUM_SPECIAL, SOS
@@ -15,6 +15,9 @@ from perceivers.generate.constraints import Constraint
 from perceivers.generate.decode import decode
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig
+
+Prompt = Integer[np.ndarray, " prompt"] | list[int] | str | None
+"""Raw ids, or text for a model of bytes; None or empty starts from nothing."""
 
 
 class Loaded:
@@ -63,7 +66,7 @@ class Loaded:
 
     def generate(
         self,
-        prompt: Int[np.ndarray, " tokens"] | list[int] | str | None = None,
+        prompt: Prompt = None,
         *,
         max_tokens: int,
         sampling: SamplingConfig | None = None,
@@ -86,7 +89,7 @@ class Loaded:
 
     def stream(
         self,
-        prompt: Int[np.ndarray, " tokens"] | list[int] | str | None = None,
+        prompt: Prompt = None,
         *,
         max_tokens: int,
         sampling: SamplingConfig | None = None,
@@ -123,7 +126,7 @@ class Loaded:
         ):
             yield token - NUM_SPECIAL
 
-    def _ids(self, prompt: Int[np.ndarray, " tokens"] | list[int] | str | None) -> list[int]:
+    def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             if self.tokenizer != "bytes":
                 raise ValueError(f"a text prompt needs a model of bytes; this one reads {self.tokenizer!r} tokens")
