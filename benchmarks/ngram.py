@@ -1,8 +1,8 @@
 """A trained model beside n-grams on the same documents: `python benchmarks/ngram.py RUN STORE [SPLIT]`.
 
 Prints nats an event with 95 % intervals by bootstrap over the folders that hold the documents, which are pieces where
-several performances of a piece share one; over the documents, where there is only one folder. The n-gram's n is chosen on the validation split. For 12 million training
-events it takes 4 GB and some minutes.
+several performances of a piece share one; over the documents, where there is only one folder. The n-gram's n is chosen
+on the validation split. For 12 million training events it takes 4 GB and some minutes.
 """
 
 import sys
