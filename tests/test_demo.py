@@ -9,6 +9,7 @@ import pytest
 import perceivers.demo as demo
 from perceivers.cli.main import main
 from perceivers.data.chorales import chorale_events, chorale_splits
+from perceivers.data.config import DataConfig
 from perceivers.data.music import seconds
 from perceivers.models.config import PerceiverARConfig
 from perceivers.presets import bach_demo
@@ -22,7 +23,15 @@ def tiny() -> TrainConfig:
     model = PerceiverARConfig(
         vocab_size=391, max_seq_len=67, num_latents=31, dim=16, depth=1, heads=2, cross_heads=2, dropout=0.0
     )
-    return replace(preset, model=model, max_steps=7, log_every=1, eval_every=3, eval_tokens=31)
+    return replace(
+        preset,
+        model=model,
+        data=DataConfig(batch_size=4, crop="uniform", transpose=1),
+        max_steps=7,
+        log_every=1,
+        eval_every=3,
+        eval_tokens=31,
+    )
 
 
 @pytest.fixture
@@ -30,7 +39,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {split: chorales[:2] for split, chorales in chorale_splits().items()}
     monkeypatch.setattr(demo, "chorale_splits", lambda: few)
     monkeypatch.setattr(demo, "bach_demo", tiny)
-    monkeypatch.setattr(demo, "TRANSPOSITIONS", range(-1, 2))
     monkeypatch.setattr(demo, "PROMPT_SECONDS", 2.0)
     monkeypatch.setattr(demo, "CONTINUATION_SECONDS", 3.0)
 

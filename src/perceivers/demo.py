@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from perceivers.data.chorales import Chorale, chorale_events, chorale_splits
+from perceivers.data.config import DataConfig
 from perceivers.data.music import VOCAB_SIZE, seconds, write_midi
 from perceivers.data.render import piano_roll, write_wav
 from perceivers.data.tokens import StoreWriter, TokenStore
@@ -24,8 +25,6 @@ from perceivers.presets import bach_demo
 from perceivers.train.loop import train
 from perceivers.train.metrics import read_metrics
 
-TRANSPOSITIONS = range(-6, 7)
-"""Semitones, as in the model's training: every key, for the n-grams and for the model alike."""
 PROMPT_SECONDS, CONTINUATION_SECONDS = 10.0, 40.0
 MAX_TOKENS = 2000
 """Most tokens of a continuation, whatever it plays."""
@@ -67,6 +66,7 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
     store = write_store(splits, out / "store")
     config = replace(bach_demo(), seed=seed)
     config = config if minutes is None else replace(config, max_minutes=minutes)
+    assert isinstance(config.data, DataConfig)  # the preset's data are documents
     validation = store.split("validation")
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
@@ -75,7 +75,7 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
     train(config, out / "run", store=store, evaluate=evaluate)
     loaded = load(out / "run")
     likelihood = score(loaded.model, store.split("test"), precision="float32", progress=True)
-    unigram, ngram, order = score_ngrams(splits)
+    unigram, ngram, order = score_ngrams(splits, transpose=config.data.transpose)
     tokens = int(likelihood.tokens.sum())
     lines = {"unigram": unigram / tokens, f"{order}-gram": float(ngram.sum() / tokens)}
     name, length = continue_chorale(loaded, splits["test"][0], out, seed=seed)
@@ -102,11 +102,17 @@ def write_store(splits: dict[str, list[Chorale]], path: Path) -> TokenStore:
     return TokenStore.open(path)
 
 
-def score_ngrams(splits: dict[str, list[Chorale]]) -> tuple[float, np.ndarray, int]:
-    """Nats of the test chorales by a unigram, those of each by the best n-gram, and its n."""
+def score_ngrams(splits: dict[str, list[Chorale]], *, transpose: int) -> tuple[float, np.ndarray, int]:
+    """Nats of the test chorales by a unigram, those of each by the best n-gram, and its n.
+
+    Args:
+        splits: The chorales.
+        transpose: The n-grams are fitted in all keys up to so many semitones away, as the model is.
+    """
+    shifts = range(-transpose, transpose + 1)
     test = [chorale_events(chorale) for chorale in splits["test"]]
     with tqdm(total=2, desc="fitting n-grams, n up to 12", bar_format="{desc}: {n_fmt}/{total_fmt} {elapsed}") as bar:
-        documents = [chorale_events(chorale, shift) for chorale in splits["train"] for shift in TRANSPOSITIONS]
+        documents = [chorale_events(chorale, shift) for chorale in splits["train"] for shift in shifts]
         unigram = Unigram.fit(documents, vocab_size=VOCAB_SIZE)
         bar.update()
         held_out = [chorale_events(chorale) for chorale in splits["validation"]]

@@ -20,6 +20,7 @@ from perceivers.models.config import (
     TablePositions,
 )
 from perceivers.models.cost import count_parameters, forward_flops, parts, training_memory
+from perceivers.nn import attention
 from perceivers.train.config import ObjectiveConfig
 from perceivers.train.objectives import next_token
 
@@ -204,3 +205,7 @@ def test_memory_that_training_takes(
     config = PerceiverARConfig(max_seq_len=length, **settings)
     estimate = training_memory(config, rows=rows, bfloat16=precision == "bfloat16", cpu=True).total
     assert estimate == pytest.approx(int(done.stdout), rel=PEAK_TOLERANCE)
+
+
+def test_the_estimate_knows_when_attention_keeps_its_probabilities() -> None:
+    assert cost.KEPT_SCORES == attention.KEPT_SCORES
