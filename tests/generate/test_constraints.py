@@ -1,9 +1,14 @@
 """What may come next."""
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import pytest
 
 from perceivers.data.music import NOTE_OFF, NOTE_ON, TIME_SHIFT, VELOCITY, VOCAB_SIZE
-from perceivers.generate.constraints import PlayableKeys, usual_constraint
+from perceivers.generate.constraints import InterleavedIds, PlayableKeys, usual_constraint
 
 C, E, G = 60, 64, 67
 
@@ -22,6 +27,48 @@ def test_reads_on_from_where_it_was() -> None:
         np.testing.assert_array_equal(constraint(ids[:end]), PlayableKeys()(ids[:end]))
 
 
+def test_reads_nothing_twice() -> None:
+    """So that a token costs the same however long the music is."""
+
+    class Counted(Sequence[int]):
+        read, length = 0, 0
+
+        def __len__(self) -> int:
+            return self.length
+
+        def __getitem__(self, key: Any) -> Any:
+            found = [place * 37 % VOCAB_SIZE for place in range(self.length)][key]
+            Counted.read += len(found) if isinstance(key, slice) else 1
+            return found
+
+    constraint, ids = PlayableKeys(), Counted()
+    for length in range(101):
+        ids.length = length
+        constraint(ids)
+    assert Counted.read <= 10 * 101  # checked annotations look at a few as well; all again would be 5050
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([NOTE_ON + C, NOTE_ON + E], []),
+        ([NOTE_ON + C, NOTE_ON + E], [NOTE_ON + G]),
+        ([NOTE_ON + C, NOTE_ON + E], [NOTE_ON + C]),
+        ([NOTE_ON + C, NOTE_ON + E], [NOTE_ON + E, NOTE_ON + G]),
+        ([NOTE_ON + C], [NOTE_ON + G, NOTE_ON + E, TIME_SHIFT + 1]),
+        ([], [NOTE_ON + G]),
+        ([NOTE_ON + C], [NOTE_ON + C, NOTE_OFF + C, NOTE_ON + E]),
+        ([NOTE_ON + C], [NOTE_ON + C]),
+    ],
+)
+def test_a_second_generation_starts_anew(before: list[int], after: list[int]) -> None:
+    constraint = PlayableKeys()
+    constraint(before)
+    np.testing.assert_array_equal(constraint(after), PlayableKeys()(after))
+    longer = [*after, NOTE_ON + G + 1]
+    np.testing.assert_array_equal(constraint(longer), PlayableKeys()(longer))
+
+
 def test_lone_note_offs_of_a_prompt_do_no_harm() -> None:
     assert PlayableKeys()([NOTE_OFF + C])[NOTE_ON + C]
 
@@ -32,7 +79,38 @@ def test_nothing_is_down_at_first() -> None:
     assert not allowed[NOTE_OFF:TIME_SHIFT].any()
 
 
+def test_groups_take_turns() -> None:
+    constraint, ids = InterleavedIds(groups=3, size=5), []
+    came = []
+    for step in range(7):
+        allowed = np.flatnonzero(constraint(ids)).tolist()
+        came.append(allowed)
+        ids.append(allowed[step % 5])
+    first, second, third = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]
+    assert came == [first, second, third, first, second, third, first]
+    assert len(constraint([])) == 15
+
+
+def test_a_changed_mask_does_not_change_the_next() -> None:
+    constraint = InterleavedIds(2, 3)
+    constraint([])[:] = True
+    assert constraint([]).tolist() == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["groups", "size"])
+def test_groups_are_not_empty(name: str) -> None:
+    usual = InterleavedIds(groups=1, size=1)
+    assert usual([]).tolist() == [True]
+    with pytest.raises(ValueError, match=f"^{name}=0 must be at least 1; an RGB image has groups=3 of size=256$"):
+        dataclasses.replace(usual, **{name: 0})
+
+
 def test_what_is_usual() -> None:
-    assert isinstance(usual_constraint("performance", VOCAB_SIZE), PlayableKeys)
+    make = usual_constraint("performance", VOCAB_SIZE)
+    assert make is not None
+    rows = make(), make()
+    assert all(isinstance(row, PlayableKeys) for row in rows)
+    assert rows[0] is not rows[1]
     assert usual_constraint("performance", VOCAB_SIZE + 9) is None
     assert usual_constraint("bytes", 256) is None
+    assert usual_constraint("ids", VOCAB_SIZE) is None
