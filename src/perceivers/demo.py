@@ -130,7 +130,7 @@ def continue_chorale(loaded: Loaded, chorale: Chorale, out: Path, *, seed: int) 
     played = 0.0
     with tqdm(total=CONTINUATION_SECONDS, desc="playing", bar_format="{desc}: {n:.0f} of {total:.0f} s |{bar}|") as bar:
         for token in loaded.stream(
-            prompt, max_tokens=MAX_TOKENS, sampling=sampling, stop_at_end=False, constraint=PlayableKeys()
+            prompt, max_tokens=MAX_TOKENS, sampling=sampling, stop_at_end=False, constraint=PlayableKeys
         ):
             added.append(token)
             played += seconds(np.array([token]))

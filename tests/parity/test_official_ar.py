@@ -1,4 +1,4 @@
-"""The numbers of the official Perceiver AR: forward, loss, gradients, optimiser steps, schedules, evaluation."""
+"""The numbers of the official Perceiver AR: forward, loss, gradients, optimiser steps, schedules, evaluation, sampling."""
 
 from typing import Any
 
@@ -14,10 +14,11 @@ from perceivers.train.objectives import Loss, cross_entropy, next_token, predict
 from perceivers.train.optim import build_optimizer, clip_gradients, learning_rate
 
 from .official import Case, cases, compare_output, evaluation_metrics, run, shifted, token_batch
+from .sampling import check_process_logits, check_sampling
 from .units import check_call
 
 CASES = cases()
-WITH_MODEL = ("forward", "forward_variants", "loss_grad", "optimizer", "eval")
+WITH_MODEL = ("forward", "forward_variants", "loss_grad", "optimizer", "eval", "sampling_runs")
 SCHEDULES = {"t5": "rsqrt"}
 """Our names of official schedules, where they differ."""
 
@@ -57,8 +58,10 @@ def test_case(case: Case, dtype: torch.dtype, backend: str) -> None:
         case "units":
             for name, call in case.info["calls"].items():
                 check_call(case, name, call)
-        case "sampling_runs" | "process_logits":
-            pytest.skip("cached sampling is not part of this version yet")
+        case "sampling_runs":
+            check_sampling(case, backend)
+        case "process_logits":
+            check_process_logits(case)
         case kind:
             pytest.fail(f"{case.path} is of an unknown kind: {kind}")
 

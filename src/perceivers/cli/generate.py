@@ -2,21 +2,23 @@
 
 import codecs
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from perceivers.cli.console import note, warn
 from perceivers.cli.flags import parse
-from perceivers.generate.config import SamplingConfig
+from perceivers.generate.config import DecodingConfig, SamplingConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from perceivers.generate.decode import Step
     from perceivers.generate.loaded import Loaded
 
 DESCRIPTION = """Continue a prompt, or start from nothing.
@@ -55,8 +57,9 @@ class GenerateFlags:
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
     any_keys: bool = False
     """Music: let keys that are down go down again, and keys that are up go up, as the model has it."""
-    num_latents: int | None = None
-    """Latents to compute each token with, at most the model's input; None = as in training."""
+    samples: int = 1
+    """Continuations to make at once, the j-th with seed + j; files get -1, -2, ... before their suffix."""
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
     strict: bool = False
     """Refuse a prompt that is longer than the model's input; otherwise its last tokens are read."""
     device: str = "auto"
@@ -74,13 +77,17 @@ def run(args: Sequence[str]) -> int:
         check_output(path, loaded.tokenizer)
     if not flags.out and loaded.tokenizer == "performance":
         raise ValueError("music needs a file to go to: --out new.mid, or --out new.wav")
+    if flags.samples < 1 or (flags.samples > 1 and not flags.out):
+        raise ValueError(f"--samples {flags.samples} must be at least 1, and more than 1 need files: --out new.txt")
     prompt = read_prompt(flags, loaded.tokenizer)
     check_lengths(flags, loaded, prompt)
     if flags.out:
-        continuation, finished = collect(flags, loaded, prompt)
-        for path in flags.out:
-            write_output(path, prompt, continuation, loaded.tokenizer)
-            print(f"wrote {path}")
+        continuations, finished = collect(flags, loaded, prompt)
+        for number, continuation in enumerate(continuations, 1):
+            for out in flags.out:
+                path = out if flags.samples == 1 else out.with_stem(f"{out.stem}-{number}")
+                write_output(path, prompt, continuation, loaded.tokenizer)
+                print(f"wrote {path}")
     else:
         finished = stream_text(flags, loaded, prompt)
     return 0 if finished else 130
@@ -127,14 +134,6 @@ def check_lengths(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") 
     Raises:
         ValueError: Too many latents or tokens, or nothing to do.
     """
-    longest = loaded.config.max_seq_len
-    if len(prompt) + 1 > longest:
-        text = f"the prompt has {len(prompt):,} tokens, and the model reads {longest:,} with the start token"
-        if flags.strict:
-            raise ValueError(f"{text}: shorten it with --prompt-tokens {longest - 1}, or leave --strict out")
-        warn(f"{text}: only the last ones are read")
-    if flags.num_latents is not None and not 1 <= flags.num_latents <= longest:
-        raise ValueError(f"--num-latents {flags.num_latents} must lie in 1..{longest}, the length of the model's input")
     if flags.max_tokens is not None and flags.max_tokens < 1:
         raise ValueError(f"--max-tokens {flags.max_tokens} must be at least 1")
     if flags.seconds is not None and flags.seconds <= 0:
@@ -143,10 +142,13 @@ def check_lengths(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") 
         raise ValueError(f"--seconds is for music, this model makes {loaded.tokenizer!r} tokens: use --max-tokens")
 
 
-def tokens_of(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> tuple[Iterator[int], int, float | None]:
-    """The stream of new ids, their largest number, and the seconds of music at which to stop."""
+def steps_of(
+    flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray"
+) -> tuple["Iterator[Step]", int, float | None]:
+    """The stream of new ids, their largest number a row, and the seconds of music at which to stop."""
     from perceivers.data.batch import NUM_SPECIAL
     from perceivers.generate.constraints import usual_constraint
+    from perceivers.generate.decode import longest_prompt
 
     seconds = flags.seconds
     if seconds is None and flags.max_tokens is None and loaded.tokenizer == "performance":
@@ -155,49 +157,63 @@ def tokens_of(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> t
     constraint = None
     if not flags.any_keys:
         constraint = usual_constraint(loaded.tokenizer, loaded.config.vocab_size - NUM_SPECIAL)
-    ids = loaded.stream(
-        prompt, max_tokens=most, sampling=flags.sampling, num_latents=flags.num_latents, constraint=constraint
-    )
-    return ids, most, seconds
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        longest = longest_prompt(loaded.model, flags.decoding, most)
+    for warning in caught:
+        warn(str(warning.message))
+    if len(prompt) + 1 > longest:
+        text = f"of the prompt's {len(prompt):,} tokens the model can read {longest - 1:,} before {most:,} new ones"
+        if flags.strict:
+            raise ValueError(f"{text}: shorten it with --prompt-tokens {longest - 1}, or leave --strict out")
+        warn(f"{text}: only the last ones are read")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said above
+        steps = loaded.steps(
+            [prompt],
+            max_tokens=most,
+            samples=flags.samples,
+            seconds=seconds,
+            sampling=flags.sampling,
+            decoding=flags.decoding,
+            constraint=constraint,
+        )
+    return steps, most, seconds
 
 
-def collect(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> tuple["np.ndarray", bool]:
-    """New ids, under a progress bar; and whether nobody stopped it."""
+def collect(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> tuple[list["np.ndarray"], bool]:
+    """New ids of each sample, under a progress bar; and whether nobody stopped it."""
     import numpy as np
-    from tqdm import tqdm
 
-    from perceivers.generate.files import shift_seconds
+    from perceivers.cli.progress import Progress
 
-    ids, most, seconds = tokens_of(flags, loaded, prompt)
-    made: list[int] = []
-    time_s = 0.0
-    style: dict[str, Any] = {"total": most, "unit": " tokens"} if seconds is None else {"total": seconds}
-    if seconds is not None:
-        style["bar_format"] = "{desc}: {n:.1f} of {total:.0f} s |{bar}| {elapsed} < {remaining}{postfix}"
-    bar = tqdm(desc="generating", **style)
+    steps, most, seconds = steps_of(flags, loaded, prompt)
+    made: list[list[int]] = [[] for _ in range(flags.samples)]
+    finished = True
     try:
-        with bar:
-            for token in ids:
-                made.append(token)
-                passed = shift_seconds(token) if seconds is not None else 1
-                time_s += passed
-                if seconds is not None and bar.format_dict["elapsed"]:
-                    bar.set_postfix_str(f"{len(made) / bar.format_dict['elapsed']:.0f} tokens/s", refresh=False)
-                if seconds is not None and time_s >= seconds:
-                    break
-                bar.update(passed)
+        with Progress(flags.samples, most, seconds) as progress:
+            for step in steps:
+                for row, token in zip(made, step.tokens, strict=True):
+                    if token is not None:
+                        row.append(token)
+                progress.update(step.tokens)
     except KeyboardInterrupt:
-        note(f"stopped after {len(made)} tokens")
-        return np.array(made, np.int32), False
-    if seconds is not None and time_s < seconds:
-        why = f"it reached {most:,} tokens" if len(made) == most else "the model ended the piece"
-        note(f"{time_s:.1f} s in place of {seconds:g}: {why}")
-    return np.array(made, np.int32), True
+        note(f"stopped after {sum(map(len, made))} tokens")
+        finished = False
+    if finished and seconds is not None and (short := min(progress.time_s)) < seconds:
+        why = (
+            f"it reached {most:,} tokens"
+            if len(made[progress.time_s.index(short)]) == most
+            else "the model ended the piece"
+        )
+        note(f"{short:.1f} s in place of {seconds:g}: {why}")
+    return [np.array(row, np.int32) for row in made], finished
 
 
 def stream_text(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> bool:
     """Write the prompt and what follows it to the screen, as it is made; return whether nobody stopped it."""
-    ids, _, _ = tokens_of(flags, loaded, prompt)
+    steps, _, _ = steps_of(flags, loaded, prompt)
+    ids = (token for step in steps for token in step.tokens if token is not None)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def show(token: int) -> None:

@@ -53,7 +53,6 @@ def sampler(config: TrainConfig, out: Path, tokenizer: str) -> Hook:
             max_tokens=config.sample_tokens,
             sampling=SamplingConfig(seed=config.seed),
             constraint=usual_constraint(tokenizer, config.model.vocab_size - NUM_SPECIAL),
-            precision=config.precision,
         )
         path = out / "samples" / f"step-{step:08d}{suffix}"
         path.parent.mkdir(exist_ok=True)

@@ -57,6 +57,8 @@ class DecodingConfig:
     """Keep keys and values; without, every token takes a full forward pass."""
     cache_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of keys and values that are kept; auto = the model's."""
+    compiled: bool = False
+    """Compile the step of one token: faster after a minute or two, needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         if self.num_latents is not None and self.num_latents < 1:

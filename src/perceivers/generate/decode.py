@@ -1,75 +1,223 @@
-"""From a prompt to a continuation, one token at a time.
+"""From prompts to continuations, one token a row at a time."""
 
-Each token is drawn after a full forward pass over the newest `max_seq_len` tokens: plain, and right at every length.
-"""
-
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from perceivers.data.batch import EOS, NUM_SPECIAL, PAD, SOS
-from perceivers.device import autocast
-from perceivers.generate.config import SamplingConfig
+from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
-from perceivers.generate.sampling import sample
+from perceivers.generate.sampling import log_probabilities, sample
+from perceivers.models.cached import CachedPerceiverAR, why_not_cached
 from perceivers.models.config import PerceiverARConfig
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more token of each row."""
+
+    tokens: list[int | None]
+    """None for rows that have ended."""
+    log_probs: list[float]
+    """What the model itself gave each token, in nats: before temperature, constraints and the like; 0 where ended."""
+
+
+class FullForward:
+    """Next-token logits by a full forward pass over each row: slow, and right for every model.
+
+    Args:
+        model: In evaluation mode.
+        num_latents: Latents of each pass; None for as many as in training.
+    """
+
+    def __init__(self, model: nn.Module, *, num_latents: int | None = None) -> None:
+        self.model = model
+        self.config: PerceiverARConfig = model.config  # pyright: ignore[reportAttributeAccessIssue]
+        self.num_latents = num_latents or self.config.num_latents
+
+    def longest_prompt(self, max_tokens: int) -> int:
+        """Tokens of a prompt that are read, at most, whatever `max_tokens` is."""
+        del max_tokens
+        return self.config.max_seq_len
+
+    def start(self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1) -> Float[Tensor, "rows vocab"]:
+        """Logits of the token after each prompt, `samples` rows for each; `max_tokens` is not needed."""
+        del max_tokens
+        self.rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+        return self._logits()
+
+    def feed(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+        """Add a token to each row; logits of the one after it."""
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.append(token)
+        return self._logits()
+
+    @torch.no_grad()
+    def _logits(self) -> Float[Tensor, "rows vocab"]:
+        device = next(self.model.parameters()).device
+        kept = [row[-self.config.max_seq_len :] for row in self.rows]
+        lengths = torch.tensor([len(row) for row in kept], device=device)
+        longest = max(map(len, kept))
+        tokens = torch.tensor([row + [PAD] * (longest - len(row)) for row in kept], device=device)
+        first = torch.tensor([len(row) - len(part) for row, part in zip(self.rows, kept, strict=True)], device=device)
+        columns = torch.arange(1, longest + 1, device=device)
+        positions = (columns + first[:, None]) * (columns <= lengths[:, None])
+        ragged = min(map(len, kept)) < longest
+        logits = self.model(
+            tokens,
+            positions=positions[..., None],
+            lengths=lengths if ragged else None,
+            num_latents=min(self.num_latents, longest),
+        )
+        return logits[:, -1]
+
+
+Predictor = CachedPerceiverAR | FullForward
+"""Next-token logits of rows that grow: `start` with prompts, then `feed` a token a row."""
 
 
 def decode(
     model: nn.Module,
-    prompt: list[int],
+    prompts: list[list[int]],
     *,
     max_tokens: int,
+    samples: int = 1,
     sampling: SamplingConfig | None = None,
-    num_latents: int | None = None,
+    decoding: DecodingConfig | None = None,
     stop_at_eos: bool = True,
-    constraint: Constraint | None = None,
-    precision: str = "float32",
-) -> Iterator[int]:
-    """Model ids that continue `prompt`, as they are drawn.
+    constraint: Callable[[], Constraint] | None = None,
+) -> Iterator[Step]:
+    """Model ids that continue `prompts`, as they are drawn; PAD and SOS are never drawn.
 
-    PAD and SOS are never drawn.
+    A row's tokens depend on its own prompt and seed alone, not on the other rows.
 
     Args:
         model: A Perceiver AR, in evaluation mode.
-        prompt: Model ids, SOS first; positions count from 1. Of a prompt longer than the model's input only the newest
+        prompts: Model ids, SOS first; positions count from 1. Of a prompt longer than the model's input only the newest
             tokens are read.
-        max_tokens: Most tokens to draw.
+        max_tokens: Most tokens to draw, a row.
+        samples: Continuations of each prompt: rows prompt by prompt. The j-th of each (from 0) has seed `seed + j`.
         sampling: How to draw.
-        num_latents: Latents to compute each token with; None for as many as in training.
-        stop_at_eos: End before an EOS; otherwise none is drawn.
-        constraint: Which raw ids may follow those so far; None for all.
-        precision: As in training.
+        decoding: What is kept from token to token.
+        stop_at_eos: A row ends before an EOS; otherwise none is drawn.
+        constraint: Makes, for each row, what says which raw ids may follow those so far; None for all.
 
     Raises:
-        ValueError: The prompt is empty, has unknown ids, or runs past a position table.
+        ValueError: A prompt is empty, has unknown ids, or runs past a position table; numbers that don't fit.
     """
     config: PerceiverARConfig = model.config  # pyright: ignore[reportAssignmentType]
-    check_prompt(prompt, config, max_tokens)
-    sampling = sampling or SamplingConfig()
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(sampling.seed)
-    allowed = torch.ones(config.vocab_size, dtype=torch.bool, device=device)
-    allowed[[PAD, SOS]] = False
-    allowed[EOS] = stop_at_eos
-    tokens = torch.tensor([prompt], device=device)
-    raw = [token - NUM_SPECIAL for token in prompt if token >= NUM_SPECIAL]
-    for _ in range(max_tokens):
-        if constraint is not None:
-            allowed[NUM_SPECIAL:] = torch.from_numpy(constraint(raw)).to(device)
-        context = tokens[:, -config.max_seq_len :]
-        first = tokens.shape[1] - context.shape[1] + 1
-        positions = torch.arange(first, tokens.shape[1] + 1, device=device)[None, :, None]
-        latents = min(num_latents or config.num_latents, context.shape[1])
-        with torch.no_grad(), autocast(device, precision):
-            logits = model(context, positions=positions, num_latents=latents)[:, -1]
-        token = sample(logits, sampling, allowed=allowed, generator=generator)
-        if token.item() == EOS:
+    if not prompts or samples < 1:
+        raise ValueError(f"{len(prompts)} prompts with {samples} samples each: there must be at least one of both")
+    for prompt in prompts:
+        check_prompt(prompt, config, max_tokens)
+    predictor = _predictor(model, decoding or DecodingConfig())
+    rows = _Rows(
+        [prompt for prompt in prompts for _ in range(samples)],
+        config.vocab_size,
+        [seed for _ in prompts for seed in range(samples)],
+        sampling or SamplingConfig(),
+        device=next(model.parameters()).device,
+        stop_at_eos=stop_at_eos,
+        constraint=constraint,
+    )
+    return _draw(predictor, rows, prompts, max_tokens, samples)
+
+
+def _draw(
+    predictor: Predictor, rows: "_Rows", prompts: list[list[int]], max_tokens: int, samples: int
+) -> Iterator[Step]:
+    if max_tokens < 1:
+        return
+    logits = predictor.start(prompts, max_tokens=max_tokens, samples=samples)
+    for drawn in range(1, max_tokens + 1):
+        tokens, step = rows.draw(logits)
+        if all(token is None for token in step.tokens):
             return
-        yield int(token.item())
-        raw.append(int(token.item()) - NUM_SPECIAL)
-        tokens = torch.cat([tokens, token[None]], 1)
+        yield step
+        if drawn < max_tokens:
+            logits = predictor.feed(tokens)
+
+
+class _Rows:
+    """What is known of each row while tokens are drawn."""
+
+    def __init__(
+        self,
+        prompts: list[list[int]],
+        vocab_size: int,
+        seeds: list[int],
+        sampling: SamplingConfig,
+        *,
+        device: torch.device,
+        stop_at_eos: bool,
+        constraint: Callable[[], Constraint] | None,
+    ) -> None:
+        self.sampling = sampling
+        self.generators = [torch.Generator(device).manual_seed(sampling.seed + seed) for seed in seeds]
+        self.ended = [False] * len(prompts)
+        self.raw = [[token - NUM_SPECIAL for token in prompt if token >= NUM_SPECIAL] for prompt in prompts]
+        self.constraints = [constraint() for _ in prompts] if constraint is not None else None
+        self.allowed = torch.ones(len(prompts), vocab_size, dtype=torch.bool, device=device)
+        self.allowed[:, [PAD, SOS]] = False
+        self.allowed[:, EOS] = stop_at_eos
+        self.seen: Bool[Tensor, "rows vocab"] | None = None
+        if sampling.repetition_penalty != 1:
+            self.seen = torch.zeros_like(self.allowed)
+            for row, prompt in enumerate(prompts):
+                self.seen[row, prompt] = True
+
+    def draw(self, logits: Float[Tensor, "rows vocab"]) -> tuple[Int[Tensor, " rows"], Step]:
+        """The next token of each row: for the model, and for who asked."""
+        if self.constraints is not None:
+            for row, (constraint, ids) in enumerate(zip(self.constraints, self.raw, strict=True)):
+                if not self.ended[row]:
+                    self.allowed[row, NUM_SPECIAL:] = torch.from_numpy(constraint(ids)).to(logits.device)
+        tokens = sample(logits, self.sampling, allowed=self.allowed, generators=self.generators, seen=self.seen)
+        log_probs = log_probabilities(logits, tokens).tolist()
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens[:, None], True)
+        drawn: list[int | None] = []
+        for row, token in enumerate(tokens.tolist()):
+            self.ended[row] |= token == EOS
+            drawn.append(None if self.ended[row] else token)
+            self.raw[row].append(token - NUM_SPECIAL)
+        return tokens, Step(drawn, [0.0 if end else p for end, p in zip(self.ended, log_probs, strict=True)])
+
+
+def longest_prompt(model: nn.Module, decoding: DecodingConfig, max_tokens: int) -> int:
+    """Tokens of a prompt, SOS included, that are read when `max_tokens` follow; of longer ones only the newest are."""
+    return _predictor(model, decoding).longest_prompt(max_tokens)
+
+
+def _predictor(model: nn.Module, decoding: DecodingConfig) -> Predictor:
+    config: PerceiverARConfig = model.config  # pyright: ignore[reportAssignmentType]
+    if decoding.num_latents is not None and decoding.num_latents > config.max_seq_len:
+        raise ValueError(
+            f"num_latents={decoding.num_latents} must lie in 1..{config.max_seq_len}, the length of the model's input"
+        )
+    if (decoding.num_latents or 0) > config.num_latents:
+        warnings.warn(
+            f"num_latents={decoding.num_latents} is more than the {config.num_latents} of training: slower, and "
+            "latents read further back among each other than they ever did, which may help or harm",
+            stacklevel=3,
+        )
+    if not decoding.cached:
+        return FullForward(model, num_latents=decoding.num_latents)
+    if (reason := why_not_cached(config)) is not None:
+        warnings.warn(f"every token takes a full forward pass, nothing can be kept: {reason}", stacklevel=3)
+        return FullForward(model, num_latents=decoding.num_latents)
+    return CachedPerceiverAR(
+        model,  # pyright: ignore[reportArgumentType]
+        num_latents=decoding.num_latents,
+        refill=decoding.refill,
+        prompt_latents=decoding.prompt_latents,
+        dtype=None if decoding.cache_dtype == "auto" else getattr(torch, decoding.cache_dtype),
+        compiled=decoding.compiled,
+    )
 
 
 def check_prompt(prompt: list[int], config: PerceiverARConfig, max_tokens: int) -> None:

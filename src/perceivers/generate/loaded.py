@@ -1,18 +1,21 @@
 """`perceivers.load`: a model, its tokenizer and its config together, ready to generate."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Float, Int, Integer
 from torch import nn
 
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.device import pick_device
-from perceivers.generate.config import SamplingConfig
+from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
-from perceivers.generate.decode import decode
+from perceivers.generate.decode import Step, decode
+from perceivers.generate.files import shift_seconds
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig
 
@@ -69,62 +72,117 @@ class Loaded:
         prompt: Prompt = None,
         *,
         max_tokens: int,
+        seconds: float | None = None,
         sampling: SamplingConfig | None = None,
-        num_latents: int | None = None,
+        decoding: DecodingConfig | None = None,
         stop_at_end: bool = True,
-        constraint: Constraint | None = None,
-        precision: str = "float32",
+        constraint: Callable[[], Constraint] | None = None,
     ) -> Int[np.ndarray, " tokens"]:
-        """Raw ids that continue `prompt`; see `stream` for the arguments."""
+        """Raw ids that continue `prompt`; see `steps` for the arguments."""
         ids = self.stream(
             prompt,
             max_tokens=max_tokens,
+            seconds=seconds,
             sampling=sampling,
-            num_latents=num_latents,
+            decoding=decoding,
             stop_at_end=stop_at_end,
             constraint=constraint,
-            precision=precision,
         )
         return np.fromiter(ids, np.int32)
+
+    def generate_many(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int,
+        samples: int = 1,
+        seconds: float | None = None,
+        sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
+        stop_at_end: bool = True,
+        constraint: Callable[[], Constraint] | None = None,
+    ) -> "list[Continuation]":
+        """`samples` continuations of each prompt, all at once, prompt by prompt; see `steps` for the arguments."""
+        steps = list(
+            self.steps(
+                prompts,
+                max_tokens=max_tokens,
+                samples=samples,
+                seconds=seconds,
+                sampling=sampling,
+                decoding=decoding,
+                stop_at_end=stop_at_end,
+                constraint=constraint,
+            )
+        )
+        rows = range(len(prompts) * samples)
+        return [Continuation.of_row(steps, row) for row in rows]
 
     def stream(
         self,
         prompt: Prompt = None,
         *,
         max_tokens: int,
+        seconds: float | None = None,
         sampling: SamplingConfig | None = None,
-        num_latents: int | None = None,
+        decoding: DecodingConfig | None = None,
         stop_at_end: bool = True,
-        constraint: Constraint | None = None,
-        precision: str = "float32",
+        constraint: Callable[[], Constraint] | None = None,
     ) -> Iterator[int]:
-        """Raw ids that continue `prompt`, as they are drawn.
+        """Raw ids that continue `prompt`, as they are drawn; see `steps` for the arguments."""
+        steps = self.steps(
+            [prompt],
+            max_tokens=max_tokens,
+            seconds=seconds,
+            sampling=sampling,
+            decoding=decoding,
+            stop_at_end=stop_at_end,
+            constraint=constraint,
+        )
+        return (token for step in steps for token in step.tokens if token is not None)
+
+    def steps(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int,
+        samples: int = 1,
+        seconds: float | None = None,
+        sampling: SamplingConfig | None = None,
+        decoding: DecodingConfig | None = None,
+        stop_at_end: bool = True,
+        constraint: Callable[[], Constraint] | None = None,
+    ) -> Iterator[Step]:
+        """Raw ids that continue `prompts`, a step for all rows at a time.
 
         Args:
-            prompt: Raw ids, or text for a model of bytes; None or empty starts from nothing.
-            max_tokens: Most tokens to draw.
+            prompts: Raw ids, or text for a model of bytes; None or empty starts from nothing.
+            max_tokens: Most tokens to draw, a row.
+            samples: Continuations of each prompt, which is read once for all; the j-th has seed `seed + j`.
+            seconds: Music: a row ends with the event that reaches this time, in seconds.
             sampling: How to draw.
-            num_latents: Latents to compute each token with; None for as many as in training.
+            decoding: What is kept from token to token: the dial between speed and quality.
             stop_at_end: Let the model end the piece.
-            constraint: What may follow what, such as `PlayableKeys()` for music; None for anything.
-            precision: Of matrix products: "float32", "bfloat16" or "auto".
+            constraint: Makes what says which ids may follow, such as `PlayableKeys` for music; None for anything.
 
         Raises:
-            ValueError: The prompt has ids that the model doesn't know.
+            ValueError: A prompt has ids that the model doesn't know, or numbers don't fit the model.
         """
-        ids = self._ids(prompt)
-        model_ids = [SOS, *(int(token) + NUM_SPECIAL for token in ids)]
-        for token in decode(
+        if seconds is not None and self.tokenizer != "performance":
+            raise ValueError(f"seconds={seconds:g} is for music, this model makes {self.tokenizer!r} tokens")
+        model_ids = [[SOS, *(token + NUM_SPECIAL for token in self._ids(prompt))] for prompt in prompts]
+        steps = decode(
             self.model,
             model_ids,
             max_tokens=max_tokens,
+            samples=samples,
             sampling=sampling,
-            num_latents=num_latents,
+            decoding=decoding,
             stop_at_eos=stop_at_end,
             constraint=constraint,
-            precision=precision,
-        ):
-            yield token - NUM_SPECIAL
+        )
+        raw = (replace(step, tokens=[t if t is None else t - NUM_SPECIAL for t in step.tokens]) for step in steps)
+        return raw if seconds is None else _until(raw, seconds)
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -136,6 +194,38 @@ class Loaded:
         if bad := [token for token in ids if not 0 <= token <= highest]:
             raise ValueError(f"the prompt holds id {bad[0]}; {self.tokenizer!r} ids of this model are 0..{highest}")
         return ids
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What came after a prompt."""
+
+    ids: Int[np.ndarray, " tokens"]
+    """Raw ids."""
+    log_probs: Float[np.ndarray, " tokens"]
+    """What the model itself gave each, in nats: before temperature, constraints and the like."""
+
+    @classmethod
+    def of_row(cls, steps: list[Step], row: int) -> "Continuation":
+        """The tokens of one row."""
+        drawn = [(step.tokens[row], step.log_probs[row]) for step in steps if step.tokens[row] is not None]
+        return cls(np.array([token for token, _ in drawn], np.int32), np.array([p for _, p in drawn], np.float64))
+
+
+def _until(steps: Iterator[Step], seconds: float) -> Iterator[Step]:
+    """End each row with the event that reaches `seconds` of music."""
+    time_s: list[float] = []
+    for step in steps:
+        time_s = time_s or [0.0] * len(step.tokens)
+        tokens = [token if time < seconds else None for token, time in zip(step.tokens, time_s, strict=True)]
+        if any(token is not None for token in tokens):
+            yield replace(step, tokens=tokens)
+        time_s = [
+            math.inf if token is None else time + shift_seconds(token)
+            for token, time in zip(tokens, time_s, strict=True)
+        ]
+        if min(time_s) >= seconds:
+            return
 
 
 def load(source: str | Path, *, device: str = "cpu") -> Loaded:

@@ -111,25 +111,28 @@ class PerceiverAR(nn.Module):
         if self.training and config.prefix_dropout:
             tokens, positions, real = self._drop_prefix(tokens, positions, real, num_latents)
 
-        context = self.token_embedding(tokens)
-        if self.position_tables is not None:
-            context = context + self.position_tables(positions)
-        latents = self._latents(context[:, -num_latents:])
-        cross_rotations, latent_rotation = self._rotations(positions[..., 0], num_latents)
-        cross_mask = self._cross_mask(tokens.shape[1], num_latents, real)
+        context = self.embed(tokens, positions)
+        latents = self.start_latents(context[:, -num_latents:])
+        rotate_k = self.rotate_context(positions)
+        rotate_q, rotate = self.rotate_latents(positions[:, -num_latents:])
+        cross_mask = self.cross_mask(tokens.shape[1], num_latents, real)
         mask = self._latent_mask(latents, None if real is None else real[:, -num_latents:])
 
         if self.cross_attend is not None:
-            latents = self.cross_attend(latents, context, mask=cross_mask, **cross_rotations)
+            latents = self.cross_attend(latents, context, mask=cross_mask, rotate_q=rotate_q, rotate_k=rotate_k)
         for i, layer in enumerate(self.layers):
-            latents = layer(latents, mask=mask, rotate=latent_rotation)
+            latents = layer(latents, mask=mask, rotate=rotate)
             if i in config.extra_cross_attends:
-                latents = self.extra_cross_attends[str(i)](latents, context, mask=cross_mask, **cross_rotations)
+                read = self.extra_cross_attends[str(i)]
+                latents = read(latents, context, mask=cross_mask, rotate_q=rotate_q, rotate_k=rotate_k)
+        return self.predict(latents)
 
-        latents = self.norm(latents)
-        if config.latents_per_position > 1:
-            latents = reduce(latents, "b (n per) d -> b n d", "mean", per=config.latents_per_position)
-        return self.logits(latents)
+    def embed(
+        self, tokens: Int[Tensor, "batch n"], positions: Int[Tensor, "#batch n axes"]
+    ) -> Float[Tensor, "batch n input_dim"]:
+        """What the model sees of each token at its position."""
+        embedded = self.token_embedding(tokens)
+        return embedded if self.position_tables is None else embedded + self.position_tables(positions)
 
     def _positions(
         self, tokens: Tensor, positions: Tensor | None, real: Bool[Tensor, "b m"] | None
@@ -169,7 +172,8 @@ class PerceiverAR(nn.Module):
         positions = positions.gather(1, columns[..., None].expand(-1, -1, positions.shape[-1]))
         return tokens.gather(1, columns), positions, None if real is None else real.gather(1, columns)
 
-    def _latents(self, inputs: Float[Tensor, "b n input_dim"]) -> Float[Tensor, "b per_n dim"]:
+    def start_latents(self, inputs: Float[Tensor, "batch n input_dim"]) -> Float[Tensor, "batch per_n dim"]:
+        """Latents of the positions with these embeddings, before they read anything."""
         per_position = self.config.latents_per_position
         latents = self.queries.start(inputs)
         if per_position > 1:
@@ -177,37 +181,42 @@ class PerceiverAR(nn.Module):
             latents = latents + self.latent_offsets.repeat(inputs.shape[1], 1)
         return self.queries.finish(latents)
 
-    def _rotations(
-        self, positions: Int[Tensor, "#b m"], num_latents: int
-    ) -> tuple[dict[str, Rotation], Rotation | None]:
-        """Rotations of the cross-attends (queries and keys) and of the latent stack; none for tables."""
+    def predict(self, latents: Float[Tensor, "batch per_n dim"]) -> Float[Tensor, "batch n vocab"]:
+        """Logits from latents that have read everything."""
+        latents = self.norm(latents)
+        if self.config.latents_per_position > 1:
+            latents = reduce(latents, "b (n per) d -> b n d", "mean", per=self.config.latents_per_position)
+        return self.logits(latents)
+
+    def rotate_context(self, positions: Int[Tensor, "#batch n axes"]) -> Rotation | None:
+        """How the cross-attends' keys turn; None for tables."""
+        return self._rotation(positions[..., 0], cross=True)
+
+    def rotate_latents(self, positions: Int[Tensor, "#batch n axes"]) -> tuple[Rotation | None, Rotation | None]:
+        """How latents at these positions turn: as queries of the cross-attends, and in their own layers."""
+        steps = positions[..., 0] + int(self.config.query_offset)
+        steps = steps.repeat_interleave(self.config.latents_per_position, 1)
+        return self._rotation(steps, cross=True), self._rotation(steps, cross=False)
+
+    def _rotation(self, steps: Int[Tensor, "#b n"], *, cross: bool) -> Rotation | None:
         config, rotary = self.config, self.config.positions
         if not isinstance(rotary, RotaryPositions):
-            return {}, None
-        dtype = self.token_embedding.weight.dtype
-        steps = positions[:, -num_latents:] + int(config.query_offset)
-        steps = steps.repeat_interleave(config.latents_per_position, 1)
-        cross = {
-            "channels": rotary.channels(config.cross_dim // config.cross_heads),
-            "heads": rotary.heads(config.cross_heads, rotary.cross_head_groups),
-            "max_wavelength": config.wavelength,
-            "dtype": dtype,
-        }
-        rotations = {"rotate_q": Rotation.at(steps, **cross), "rotate_k": Rotation.at(positions, **cross)}
-        latent_rotation = Rotation.at(
+            return None
+        width, heads = (config.cross_dim, config.cross_heads) if cross else (config.dim, config.heads)
+        return Rotation.at(
             steps,
-            channels=rotary.channels(config.dim // config.heads),
-            heads=rotary.heads(config.heads),
+            channels=rotary.channels(width // heads),
+            heads=rotary.heads(heads, rotary.cross_head_groups) if cross else rotary.heads(heads),
             max_wavelength=config.wavelength,
-            dtype=dtype,
+            dtype=self.token_embedding.weight.dtype,
         )
-        return rotations, latent_rotation
 
-    def _cross_mask(self, seq_len: int, num_latents: int, real: Bool[Tensor, "b m"] | None) -> AttentionMask:
+    def cross_mask(self, keys: int, num_latents: int, real: Bool[Tensor, "batch keys"] | None) -> AttentionMask:
+        """What latents at the last `num_latents` positions may read of a context that ends with them."""
         per_position = self.config.latents_per_position
         if per_position == 1:
             return AttentionMask(causal=True, keys=real)
-        pairs = AttentionMask(causal=True).dense(num_latents, seq_len, self.norm.weight.device)
+        pairs = AttentionMask(causal=True).dense(num_latents, keys, self.norm.weight.device)
         assert pairs is not None
         return AttentionMask(keys=real, pairs=pairs.repeat_interleave(per_position, 1))
 

@@ -8,10 +8,12 @@ Back ends, equal within rounding:
 - `sdpa`: PyTorch's fused kernels, and no mask of queries x keys where none is needed.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
@@ -24,6 +26,13 @@ BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa")
 
 # Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
 MASKED = -1e30
+
+# Fewer queries than these are read by plain products, which are limited by memory alone.
+FEW_QUERIES = 16
+
+# PyTorch's fused kernels, called by name because they return the log-sum-exp.
+FLASH_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 # Most scores of all rows and heads together that are kept for a backward pass in bfloat16 on a CPU: 128 MB.
 KEPT_SCORES = 2**26
@@ -65,12 +74,33 @@ class Attention(nn.Module):
         rotate_k: Rotation | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Read `context`; `rotate_q` and `rotate_k` turn queries and keys by their positions."""
-        q = self._split_heads(self.to_q(x))
+        return self.read(x, *self.keys_values(context, rotate_k), mask=mask, rotate_q=rotate_q)
+
+    def keys_values(
+        self, context: Float[Tensor, "batch keys context_dim"], rotate: Rotation | None = None
+    ) -> tuple[Float[Tensor, "batch h keys d"], Float[Tensor, "batch h keys d"]]:
+        """Keys, turned by their positions, and values of `context`."""
         k, v = (self._split_heads(part) for part in self.to_kv(context).chunk(2, dim=-1))
-        if rotate_q is not None and rotate_k is not None:
-            q, k = rotate_q(q), rotate_k(k)
-        out = attend(q, k, v, mask=mask, backend=self.backend)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        return (k if rotate is None else rotate(k)), v
+
+    def read(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        keys: Float[Tensor, "batch h keys d"],
+        values: Float[Tensor, "batch h keys d"],
+        *,
+        mask: AttentionMask,
+        rotate_q: Rotation | None = None,
+        shared: "SharedContext | None" = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Read keys and values that `keys_values` made, in their precision."""
+        q = self._split_heads(self.to_q(x))
+        turned = (q if rotate_q is None else rotate_q(q)).to(keys.dtype)
+        if shared is None:
+            out = attend(turned, keys, values, mask=mask, backend=self.backend)
+        else:
+            out = attend_shared(turned, keys, values, mask=mask, shared=shared)
+        return self.to_out(out.to(q.dtype).transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: Float[Tensor, "b n hd"]) -> Float[Tensor, "b h n d"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -96,6 +126,64 @@ def attend(
             return _sdpa(q, k, v, mask)
         case _:
             raise ValueError(f"attention back end {backend!r}: choose one of {', '.join(BACKENDS)}")
+
+
+@dataclass(frozen=True)
+class SharedContext:
+    """A context that several rows of queries read in full, kept once: row r reads row r // (rows / `batch`)."""
+
+    keys: Float[Tensor, "batch h k d"]
+    values: Float[Tensor, "batch h k dv"]
+    real: Bool[Tensor, "batch k"] | None = None
+    """Keys that may be read; None for all."""
+
+
+def attend_shared(
+    q: Float[Tensor, "b h q d"],
+    k: Float[Tensor, "b h k d"],
+    v: Float[Tensor, "b h k dv"],
+    *,
+    mask: AttentionMask,
+    shared: SharedContext,
+) -> Float[Tensor, "b h q dv"]:
+    """One softmax over a shared context and each row's own keys; for inference.
+
+    Rows that share a context are queries of one product, so that it is read from memory once for all of them.
+    """
+    samples = len(q) // len(shared.keys)
+    together = rearrange(q, "(b s) h q d -> b h (s q) d", s=samples)
+    out, lse = _partial(together, shared.keys, shared.values, AttentionMask(keys=shared.real))
+    out = rearrange(out, "b h (s q) d -> (b s) h q d", s=samples)
+    lse = rearrange(lse, "b h (s q) -> (b s) h q", s=samples)
+    return _merge((out, lse), _partial(q, k, v, mask))[0]
+
+
+Part = tuple[Float[Tensor, "b h q dv"], Float[Tensor, "b h q"]]
+"""Attention over some of the keys, and the log-sum-exp of its scores."""
+
+
+def _merge(one: Part, other: Part) -> Part:
+    """Attention over the keys of both."""
+    lse = torch.logaddexp(one[1], other[1])
+    # Weights stay in float32: the backward pass takes differences with the result, and in bfloat16 each rounding shows.
+    out = one[0] * (one[1] - lse).exp()[..., None]
+    return out.addcmul_(other[0], (other[1] - lse).exp()[..., None]).to(one[0].dtype), lse
+
+
+def _partial(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Part:
+    """Attention with its log-sum-exp; for inference."""
+    queries, keys = q.shape[2], k.shape[2]
+    if q.device.type == "cpu" and mask.pairs is None and queries > FEW_QUERIES:
+        if mask.causal:
+            return _lower_right_parts(q, k, v, *_lower_right_biases(q, keys, mask.keys))
+        return FLASH_CPU(q, k, v, attn_mask=_bias(_rows(mask.keys), q))
+    scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32)).mul_(q.shape[-1] ** -0.5)
+    if (visible := mask.dense(queries, keys, q.device)) is not None and queries > 1:
+        scores = scores.masked_fill_(~visible[:, None], MASKED)
+    elif mask.keys is not None:
+        scores = scores.masked_fill_(~mask.keys[:, None, None], MASKED)
+    lse = scores.logsumexp(-1)
+    return (scores - lse[..., None]).exp_().to(v.dtype) @ v, lse
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
@@ -142,18 +230,32 @@ def _bias(visible: Bool[Tensor, "#b #q k"] | None, like: Tensor) -> Float[Tensor
 
 def _lower_right_cpu(q: Tensor, k: Tensor, v: Tensor, keys: Bool[Tensor, "b k"] | None) -> Tensor:
     """Bottom-right causal attention as two fused calls: the prefix, which all queries see, and the causal rest."""
-    queries = q.shape[2]
-    prefix = k.shape[2] - queries
-    prefix_bias = rest_bias = None
-    if keys is not None:
-        prefix_bias = _bias(keys[:, None, :prefix], q)
-        itself = torch.eye(queries, dtype=torch.bool, device=q.device)
-        rest = causal_mask(queries, queries, device=q.device) & keys[:, None, prefix:]
-        rest_bias = _bias(rest | itself, q)
-    if prefix == 0:
+    prefix_bias, rest_bias = _lower_right_biases(q, k.shape[2], keys)
+    if k.shape[2] == q.shape[2]:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rest_bias, is_causal=rest_bias is None)
     out: Tensor = _MergedAttention.apply(q, k, v, prefix_bias, rest_bias)  # pyright: ignore[reportAssignmentType]
     return out
+
+
+def _lower_right_biases(
+    q: Float[Tensor, "b h q d"], keys: int, real: Bool[Tensor, "b k"] | None
+) -> tuple[Float[Tensor, "b 1 1 prefix"] | None, Float[Tensor, "b 1 q q"] | None]:
+    """What is added to the scores of the prefix and of the rest; None where no key is padding."""
+    if real is None:
+        return None, None
+    queries = q.shape[2]
+    prefix = keys - queries
+    itself = torch.eye(queries, dtype=torch.bool, device=q.device)
+    rest = causal_mask(queries, queries, device=q.device) & real[:, None, prefix:]
+    return _bias(real[:, None, :prefix], q), _bias(rest | itself, q)
+
+
+def _lower_right_parts(q: Tensor, k: Tensor, v: Tensor, prefix_bias: Tensor | None, rest_bias: Tensor | None) -> Part:
+    split = k.shape[2] - q.shape[2]
+    rest = FLASH_CPU(q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias)
+    if split == 0:
+        return rest
+    return _merge(FLASH_CPU(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias), rest)
 
 
 class _MergedAttention(torch.autograd.Function):
@@ -165,21 +267,14 @@ class _MergedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, prefix_bias, rest_bias):
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        split = k.shape[2] - q.shape[2]
-        out_prefix, lse_prefix = kernel(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias)
-        out_rest, lse_rest = kernel(q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias)
-        lse = torch.logaddexp(lse_prefix, lse_rest)
-        # Weights stay in float32: the backward pass takes differences with `out`, and in bfloat16 each rounding shows.
-        out = out_prefix * (lse_prefix - lse).exp()[..., None]
-        out = out.addcmul_(out_rest, (lse_rest - lse).exp()[..., None]).to(q.dtype)
+        out, lse = _lower_right_parts(q, k, v, prefix_bias, rest_bias)
         ctx.save_for_backward(q, k, v, out, lse, prefix_bias, rest_bias)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         q, k, v, out, lse, prefix_bias, rest_bias = ctx.saved_tensors
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        kernel = FLASH_CPU_BACKWARD
         split = k.shape[2] - q.shape[2]
         dq, dk_prefix, dv_prefix = kernel(
             grad, q, k[:, :, :split], v[:, :, :split], out, lse, 0.0, False, attn_mask=prefix_bias

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceivers.nn.attention import Attention, Backend
+from perceivers.nn.attention import Attention, Backend, SharedContext
+from perceivers.nn.cache import KVCache
 from perceivers.nn.dropout import Dropout
 from perceivers.nn.masks import AttentionMask
 from perceivers.nn.positions import Rotation
@@ -92,12 +93,27 @@ class CrossAttentionBlock(nn.Module):
         rotate_k: Rotation | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Latents after reading `context`."""
-        read = self.attention(
-            self.norm_latents(latents),
-            self.norm_context(context),
-            mask=mask,
-            rotate_q=rotate_q,
-            rotate_k=rotate_k,
+        return self.read(latents, *self.keys_values(context, rotate_k), mask=mask, rotate_q=rotate_q)
+
+    def keys_values(
+        self, context: Float[Tensor, "batch keys context_dim"], rotate: Rotation | None = None
+    ) -> tuple[Float[Tensor, "batch heads keys d"], Float[Tensor, "batch heads keys d"]]:
+        """What latents read of `context`; it depends on nothing else."""
+        return self.attention.keys_values(self.norm_context(context), rotate)
+
+    def read(
+        self,
+        latents: Float[Tensor, "batch queries dim"],
+        keys: Float[Tensor, "batch heads keys d"],
+        values: Float[Tensor, "batch heads keys d"],
+        *,
+        mask: AttentionMask,
+        rotate_q: Rotation | None = None,
+        shared: SharedContext | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Latents after reading keys and values, and a `shared` context before them."""
+        read = self.attention.read(
+            self.norm_latents(latents), keys, values, mask=mask, rotate_q=rotate_q, shared=shared
         )
         read = self.dropout(read)
         x = latents + read if self.query_residual else read
@@ -136,9 +152,19 @@ class SelfAttentionBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch n dim"], *, mask: AttentionMask, rotate: Rotation | None = None
+        self,
+        x: Float[Tensor, "batch n dim"],
+        *,
+        mask: AttentionMask,
+        rotate: Rotation | None = None,
+        cache: KVCache | None = None,
+        cached: int = 0,
     ) -> Float[Tensor, "batch n dim"]:
-        """Latents after reading each other."""
+        """Latents after reading each other, and the `cached` ones before them, whose place after those they take."""
         normed = self.norm_attention(x)
-        x = x + self.dropout(self.attention(normed, normed, mask=mask, rotate_q=rotate, rotate_k=rotate))
+        keys, values = self.attention.keys_values(normed, rotate)
+        if cache is not None:
+            cache.write(cached, keys, values)
+            keys, values = cache.read(0, cached + x.shape[1])
+        x = x + self.dropout(self.attention.read(normed, keys, values, mask=mask, rotate_q=rotate))
         return x + self.dropout(self.feed_forward(self.norm(x)))
