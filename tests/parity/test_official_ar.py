@@ -1,4 +1,4 @@
-"""The numbers of the official Perceiver AR: forward, loss, gradients, optimiser steps, schedules, evaluation, sampling."""
+"""The numbers of the official Perceiver AR, from forward passes to optimiser steps and sampling."""
 
 from typing import Any
 

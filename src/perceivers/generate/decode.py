@@ -93,7 +93,8 @@ def decode(
 ) -> Iterator[Step]:
     """Model ids that continue `prompts`, as they are drawn; PAD and SOS are never drawn.
 
-    A row's tokens depend on its own prompt and seed alone, not on the other rows.
+    A row's tokens depend on its own prompt and seed alone, not on the other rows. The prompts are read, and whatever is
+    wrong is found, before this returns.
 
     Args:
         model: A Perceiver AR, in evaluation mode.
@@ -124,15 +125,12 @@ def decode(
         stop_at_eos=stop_at_eos,
         constraint=constraint,
     )
-    return _draw(predictor, rows, prompts, max_tokens, samples)
-
-
-def _draw(
-    predictor: Predictor, rows: "_Rows", prompts: list[list[int]], max_tokens: int, samples: int
-) -> Iterator[Step]:
     if max_tokens < 1:
-        return
-    logits = predictor.start(prompts, max_tokens=max_tokens, samples=samples)
+        return iter(())
+    return _draw(predictor, rows, predictor.start(prompts, max_tokens=max_tokens, samples=samples), max_tokens)
+
+
+def _draw(predictor: Predictor, rows: "_Rows", logits: Float[Tensor, "rows vocab"], max_tokens: int) -> Iterator[Step]:
     for drawn in range(1, max_tokens + 1):
         tokens, step = rows.draw(logits)
         if all(token is None for token in step.tokens):

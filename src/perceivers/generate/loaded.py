@@ -16,8 +16,10 @@ from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
 from perceivers.generate.decode import Step, decode
 from perceivers.generate.files import shift_seconds
+from perceivers.generate.lean import Weights, lighten
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig
+from perceivers.nn.linear import Int8Linear
 
 Prompt = Integer[np.ndarray, " prompt"] | list[int] | str | None
 """Raw ids, or text for a model of bytes; None or empty starts from nothing."""
@@ -58,7 +60,13 @@ class Loaded:
         return cls(*read_model(find_model(source, revision=revision, cache_dir=cache_dir, token=token)))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors into `directory`."""
+        """Write config.json and model.safetensors into `directory`.
+
+        Raises:
+            ValueError: The weights are 8-bit integers.
+        """
+        if any(isinstance(module, Int8Linear) for module in self.model.modules()):
+            raise ValueError("weights of 8-bit integers can't be saved: load the model with weights='float32'")
         write_model(self.model, self.config, self.tokenizer, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -228,17 +236,18 @@ def _until(steps: Iterator[Step], seconds: float) -> Iterator[Step]:
             return
 
 
-def load(source: str | Path, *, device: str = "cpu") -> Loaded:
+def load(source: str | Path, *, device: str = "cpu", weights: Weights = "float32") -> Loaded:
     """Open a run directory, a saved model, or a model on the Hugging Face hub.
 
     Args:
         source: Path, or hub id `owner/name`.
         device: Where to put the model.
+        weights: What to keep them as: "float32", "bfloat16" or "int8"; smaller ones are faster and a little different.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: What is there is damaged.
+        ValueError: What is there is damaged, or an unknown kind of weights.
     """
     loaded = Loaded.from_pretrained(source)
-    loaded.model.to(pick_device(device))
+    lighten(loaded.model, weights).to(pick_device(device))
     return loaded

@@ -12,6 +12,8 @@ Where an input is as long as the model allows, its oldest tokens leave when late
 ones have room: between two rebuilds all latents have read the same input.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,6 +24,9 @@ from perceivers.nn.attention import SharedContext
 from perceivers.nn.blocks import CrossAttentionBlock
 from perceivers.nn.cache import KVCache
 from perceivers.nn.masks import AttentionMask, causal_mask
+
+# The model does not change while tokens are drawn, so nothing of it is checked again at each step.
+COMPILE_OPTIONS: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
 
 # Positions whose keys and values are computed at once.
 CHUNK = 4096
@@ -92,9 +97,11 @@ class CachedPerceiverAR:
             self.readers[-1] = model.cross_attend
         for layer in config.extra_cross_attends:
             self.readers[layer] = model.extra_cross_attends[str(layer)]  # pyright: ignore[reportArgumentType]
-        self._step = torch.compile(self._one_token, dynamic=True) if compiled else self._one_token
+        self._step = (
+            torch.compile(self._one_token, dynamic=True, options=COMPILE_OPTIONS) if compiled else self._one_token
+        )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def start(
         self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1
     ) -> Float[Tensor, "prompts_samples vocab"]:
@@ -129,7 +136,7 @@ class CachedPerceiverAR:
             self._fork(samples)
         return logits.repeat_interleave(samples, 0)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def feed(self, tokens: Int[Tensor, " prompts_samples"]) -> Float[Tensor, "prompts_samples vocab"]:
         """Add a token to each row, and give logits of the one after it.
 

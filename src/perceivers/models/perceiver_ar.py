@@ -21,6 +21,7 @@ from perceivers.models.config import (
     RotaryPositions,
 )
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock, activate
+from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
 from perceivers.nn.positions import PositionTables, Rotation, fourier_table, sinusoidal_table
 
@@ -53,7 +54,7 @@ class PerceiverAR(nn.Module):
         )
         self.extra_cross_attends = nn.ModuleDict({str(i): cross_attend(config) for i in config.extra_cross_attends})
         self.norm = nn.LayerNorm(config.dim)
-        self.logits = nn.Linear(config.dim, config.vocab_size)
+        self.logits = Linear(config.dim, config.vocab_size)
         self.init_weights()
 
     @torch.no_grad()
@@ -242,10 +243,10 @@ class LatentQueries(nn.Module):
             case LearnedQueries(shared=shared):
                 self.learned = nn.Parameter(torch.empty(1 if shared else config.num_latents, config.dim))
             case InputQueries():
-                self.linear = nn.Linear(config.embedding_dim, config.dim)
+                self.linear = Linear(config.embedding_dim, config.dim)
             case MLPQueries(layers=layers, activation=activation):
-                self.linear = nn.Linear(config.embedding_dim, config.dim)
-                self.mlp = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(layers))
+                self.linear = Linear(config.embedding_dim, config.dim)
+                self.mlp = nn.ModuleList(Linear(config.dim, config.dim) for _ in range(layers))
                 self.activation = activation
 
     def start(self, inputs: Float[Tensor, "b n input_dim"]) -> Float[Tensor, "b n dim"]:

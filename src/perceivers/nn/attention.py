@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, causal_mask
 from perceivers.nn.positions import Rotation
 
@@ -60,9 +61,9 @@ class Attention(nn.Module):
             raise ValueError(f"{heads} heads do not divide {inner_dim} attention channels evenly")
         self.heads = heads
         self.backend: Backend = backend
-        self.to_q = nn.Linear(dim, inner_dim)
-        self.to_kv = nn.Linear(context_dim, 2 * inner_dim)
-        self.to_out = nn.Linear(inner_dim, dim)
+        self.to_q = Linear(dim, inner_dim)
+        self.to_kv = Linear(context_dim, 2 * inner_dim)
+        self.to_out = Linear(inner_dim, dim)
 
     def forward(
         self,

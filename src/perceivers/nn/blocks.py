@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from perceivers.nn.attention import Attention, Backend, SharedContext
 from perceivers.nn.cache import KVCache
 from perceivers.nn.dropout import Dropout
+from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
 from perceivers.nn.positions import Rotation
 
@@ -35,8 +36,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, *, widening: int, activation: ActivationName) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, widening * dim)
-        self.down = nn.Linear(widening * dim, dim)
+        self.up = Linear(dim, widening * dim)
+        self.down = Linear(widening * dim, dim)
         self.activation: ActivationName = activation
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
