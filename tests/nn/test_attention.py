@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perceivers.nn.attention import Attention, _lower_right_cpu, attend
+from perceivers.nn.attention import Attention, SharedContext, _lower_right_cpu, attend, attend_shared
 from perceivers.nn.masks import AttentionMask, causal_mask, length_mask
 from perceivers.nn.positions import Rotation
 
@@ -168,3 +168,23 @@ def test_no_matrix_of_queries_and_keys_on_the_fast_path(padded: bool) -> None:
         sizes[backend] = seen.elements
     assert sizes["reference"] >= queries * keys  # the recorder sees such a matrix where there is one
     assert sizes["sdpa"] < queries * keys
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("spelled_out", [False, True])
+@pytest.mark.parametrize("queries", [1, 5])
+def test_a_shared_context_counts_as_each_rows_own(queries: int, spelled_out: bool, padded: bool) -> None:
+    """Two contexts of 11 keys, three rows each with 7 keys of their own; the masks of pairs have no fused kernel."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(6, 2, n, 3, dtype=torch.float64) for n in (queries, 7, 7))
+    shared_k, shared_v = (torch.randn(2, 2, 11, 3, dtype=torch.float64) for _ in range(2))
+    real = torch.arange(11) >= torch.tensor([[0], [4]]) if padded else None
+    mask = AttentionMask(causal=True)
+    if spelled_out:
+        mask = AttentionMask(pairs=mask.dense(queries, 7, q.device))
+    together = attend_shared(q, k, v, mask=mask, shared=SharedContext(shared_k, shared_v, real))
+    whole_k, whole_v = (torch.cat([one.repeat_interleave(3, 0), own], 2) for one, own in ((shared_k, k), (shared_v, v)))
+    own = torch.ones(6, 7, dtype=torch.bool)
+    keys = None if real is None else torch.cat([real.repeat_interleave(3, 0), own], 1)
+    expected = attend(q, whole_k, whole_v, mask=AttentionMask(causal=True, keys=keys), backend="reference")
+    torch.testing.assert_close(together, expected, atol=1e-14, rtol=0)

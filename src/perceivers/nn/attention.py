@@ -28,9 +28,6 @@ BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa")
 # Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
 MASKED = -1e30
 
-# Fewer queries than these are read by plain products, which are limited by memory alone.
-FEW_QUERIES = 16
-
 # PyTorch's fused kernels, called by name because they return the log-sum-exp.
 FLASH_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -174,17 +171,15 @@ def _merge(one: Part, other: Part) -> Part:
 def _partial(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Part:
     """Attention with its log-sum-exp; for inference."""
     queries, keys = q.shape[2], k.shape[2]
-    if q.device.type == "cpu" and mask.pairs is None and queries > FEW_QUERIES:
-        if mask.causal:
+    if q.device.type == "cpu" and mask.pairs is None:
+        if mask.causal and queries > 1:
             return _lower_right_parts(q, k, v, *_lower_right_biases(q, keys, mask.keys))
         return FLASH_CPU(q, k, v, attn_mask=_bias(_rows(mask.keys), q))
-    scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32)).mul_(q.shape[-1] ** -0.5)
-    if (visible := mask.dense(queries, keys, q.device)) is not None and queries > 1:
-        scores = scores.masked_fill_(~visible[:, None], MASKED)
-    elif mask.keys is not None:
-        scores = scores.masked_fill_(~mask.keys[:, None, None], MASKED)
+    scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
+    if (visible := mask.dense(queries, keys, q.device)) is not None:
+        scores = scores.masked_fill(~visible[:, None], MASKED)
     lse = scores.logsumexp(-1)
-    return (scores - lse[..., None]).exp_().to(v.dtype) @ v, lse
+    return (scores - lse[..., None]).exp().to(v.dtype) @ v, lse
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
