@@ -188,3 +188,21 @@ def test_a_shared_context_counts_as_each_rows_own(queries: int, spelled_out: boo
     keys = None if real is None else torch.cat([real.repeat_interleave(3, 0), own], 1)
     expected = attend(q, whole_k, whole_v, mask=AttentionMask(causal=True, keys=keys), backend="reference")
     torch.testing.assert_close(together, expected, atol=1e-14, rtol=0)
+
+
+def test_values_may_have_their_own_width() -> None:
+    layer = Attention(7, 11, heads=3, inner_dim=6, value_dim=15)
+    assert layer(torch.randn(2, 4, 7), torch.randn(2, 5, 11), mask=AttentionMask()).shape == (2, 4, 7)
+    assert layer.to_kv.out_features == 21
+    with pytest.raises(ValueError, match="3 heads do not divide 14 attention channels evenly"):
+        Attention(7, 11, heads=3, inner_dim=6, value_dim=14)
+
+
+def test_queries_that_may_read_nothing_read_zeros_on_request() -> None:
+    layer = Attention(7, 11, heads=3, inner_dim=6, zero_empty=True)
+    x, context = torch.randn(2, 4, 7), torch.randn(2, 5, 11)
+    keys = torch.tensor([[True, False, True, True, False], [False] * 5])
+    read = layer(x, context, mask=AttentionMask(keys=keys))
+    torch.testing.assert_close(read[1], layer.to_out.bias.expand(4, -1))
+    layer.zero_empty = False
+    assert torch.equal(read[0], layer(x, context, mask=AttentionMask(keys=keys))[0])

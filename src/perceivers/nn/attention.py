@@ -45,22 +45,38 @@ class Attention(nn.Module):
         dim: Channels of `x` and of the result.
         context_dim: Channels of `context`.
         heads: Heads.
-        inner_dim: Channels of queries, keys and values, all heads together.
+        inner_dim: Channels of queries and keys, all heads together.
+        value_dim: Channels of values, all heads together; None for `inner_dim`.
+        zero_empty: A query that may read no key reads zeros, as in the official Perceiver IO, and not an average.
         backend: See the module's docstring; `auto` is `sdpa`.
 
     Raises:
-        ValueError: `inner_dim` is not a multiple of `heads`.
+        ValueError: `inner_dim` or `value_dim` is not a multiple of `heads`.
     """
 
-    def __init__(self, dim: int, context_dim: int, *, heads: int, inner_dim: int, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        *,
+        heads: int,
+        inner_dim: int,
+        value_dim: int | None = None,
+        zero_empty: bool = False,
+        backend: Backend = "auto",
+    ) -> None:
         super().__init__()
-        if inner_dim % heads:
-            raise ValueError(f"{heads} heads do not divide {inner_dim} attention channels evenly")
+        value_dim = inner_dim if value_dim is None else value_dim
+        for channels in (inner_dim, value_dim):
+            if channels % heads:
+                raise ValueError(f"{heads} heads do not divide {channels} attention channels evenly")
         self.heads = heads
+        self.widths = (inner_dim, value_dim)
+        self.zero_empty = zero_empty
         self.backend: Backend = backend
         self.to_q = Linear(dim, inner_dim)
-        self.to_kv = Linear(context_dim, 2 * inner_dim)
-        self.to_out = Linear(inner_dim, dim)
+        self.to_kv = Linear(context_dim, inner_dim + value_dim)
+        self.to_out = Linear(value_dim, dim)
 
     def forward(
         self,
@@ -76,16 +92,16 @@ class Attention(nn.Module):
 
     def keys_values(
         self, context: Float[Tensor, "batch keys context_dim"], rotate: Rotation | None = None
-    ) -> tuple[Float[Tensor, "batch h keys d"], Float[Tensor, "batch h keys d"]]:
+    ) -> tuple[Float[Tensor, "batch h keys d"], Float[Tensor, "batch h keys dv"]]:
         """Keys, turned by their positions, and values of `context`."""
-        k, v = (self._split_heads(part) for part in self.to_kv(context).chunk(2, dim=-1))
+        k, v = (self._split_heads(part) for part in self.to_kv(context).split(self.widths, dim=-1))
         return (k if rotate is None else rotate(k)), v
 
     def read(
         self,
         x: Float[Tensor, "batch queries dim"],
         keys: Float[Tensor, "batch h keys d"],
-        values: Float[Tensor, "batch h keys d"],
+        values: Float[Tensor, "batch h keys dv"],
         *,
         mask: AttentionMask,
         rotate_q: Rotation | None = None,
@@ -96,6 +112,8 @@ class Attention(nn.Module):
         turned = (q if rotate_q is None else rotate_q(q)).to(keys.dtype)
         if shared is None:
             out = attend(turned, keys, values, mask=mask, backend=self.backend)
+            if self.zero_empty and (visible := mask.dense(q.shape[2], keys.shape[2], q.device)) is not None:
+                out = out * visible.any(-1)[:, None, :, None]
         else:
             out = attend_shared(turned, keys, values, mask=mask, shared=shared)
         return self.to_out(out.to(q.dtype).transpose(1, 2).flatten(2))

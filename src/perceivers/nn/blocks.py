@@ -54,7 +54,9 @@ class CrossAttentionBlock(nn.Module):
         dim: Channels of the latents.
         context_dim: Channels of the context.
         heads: Heads.
-        inner_dim: Channels of queries, keys and values.
+        inner_dim: Channels of queries and keys.
+        value_dim: Channels of values; None for `inner_dim`.
+        zero_empty: A latent that may read nothing reads zeros.
         widening: Width of the feed-forward layer, in multiples of `dim`.
         activation: Of the feed-forward layer.
         dropout: Share of the channels dropped from what either branch adds.
@@ -71,6 +73,8 @@ class CrossAttentionBlock(nn.Module):
         inner_dim: int,
         widening: int,
         activation: ActivationName,
+        value_dim: int | None = None,
+        zero_empty: bool = False,
         dropout: float = 0.0,
         query_residual: bool = True,
         backend: Backend = "auto",
@@ -78,7 +82,15 @@ class CrossAttentionBlock(nn.Module):
         super().__init__()
         self.norm_latents = nn.LayerNorm(dim)
         self.norm_context = nn.LayerNorm(context_dim)
-        self.attention = Attention(dim, context_dim, heads=heads, inner_dim=inner_dim, backend=backend)
+        self.attention = Attention(
+            dim,
+            context_dim,
+            heads=heads,
+            inner_dim=inner_dim,
+            value_dim=value_dim,
+            zero_empty=zero_empty,
+            backend=backend,
+        )
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
         self.dropout = Dropout(dropout)
@@ -98,7 +110,7 @@ class CrossAttentionBlock(nn.Module):
 
     def keys_values(
         self, context: Float[Tensor, "batch keys context_dim"], rotate: Rotation | None = None
-    ) -> tuple[Float[Tensor, "batch heads keys d"], Float[Tensor, "batch heads keys d"]]:
+    ) -> tuple[Float[Tensor, "batch heads keys d"], Float[Tensor, "batch heads keys dv"]]:
         """What latents read of `context`; it depends on nothing else."""
         return self.attention.keys_values(self.norm_context(context), rotate)
 
@@ -106,7 +118,7 @@ class CrossAttentionBlock(nn.Module):
         self,
         latents: Float[Tensor, "batch queries dim"],
         keys: Float[Tensor, "batch heads keys d"],
-        values: Float[Tensor, "batch heads keys d"],
+        values: Float[Tensor, "batch heads keys dv"],
         *,
         mask: AttentionMask,
         rotate_q: Rotation | None = None,
@@ -131,6 +143,7 @@ class SelfAttentionBlock(nn.Module):
         heads: Heads.
         widening: Width of the feed-forward layer, in multiples of `dim`.
         activation: Of the feed-forward layer.
+        inner_dim: Channels of queries and keys; None for `dim`.
         dropout: Share of the channels dropped from what either branch adds.
         backend: Of the attention.
     """
@@ -142,12 +155,15 @@ class SelfAttentionBlock(nn.Module):
         heads: int,
         widening: int,
         activation: ActivationName,
+        inner_dim: int | None = None,
         dropout: float = 0.0,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
-        self.attention = Attention(dim, dim, heads=heads, inner_dim=dim, backend=backend)
+        self.attention = Attention(
+            dim, dim, heads=heads, inner_dim=dim if inner_dim is None else inner_dim, value_dim=dim, backend=backend
+        )
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
         self.dropout = Dropout(dropout)
