@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from perceivers.nn.dropout import Dropout
+from perceivers.nn.dropout import Dropout, DropPath
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -41,3 +41,20 @@ def test_the_seed_decides() -> None:
 
 def test_it_says_its_share() -> None:
     assert repr(Dropout(0.25)) == "Dropout(0.25)"
+
+
+def test_a_path_is_left_out_for_all_rows_of_a_sample() -> None:
+    torch.manual_seed(5)
+    x = torch.randn(3 * 1009, 2, 7)
+    samples = DropPath(0.3, rows=3)(x).unflatten(0, (-1, 3))
+    gone = (samples == 0).all(-1).all(-1)
+    assert (gone.all(1) == gone.any(1)).all()
+    assert abs(gone.float().mean() - 0.3) < 5 * (0.3 * 0.7 / 1009) ** 0.5
+    assert torch.equal(samples[~gone], x.unflatten(0, (-1, 3))[~gone])  # not scaled up
+
+
+def test_no_path_is_left_out_in_evaluation_or_with_no_share() -> None:
+    x = torch.randn(7, 5, 3)
+    assert DropPath(0.5).eval()(x) is x
+    assert DropPath(0.0)(x) is x
+    assert repr(DropPath(0.25, rows=2)) == "DropPath(0.25, rows=2)"

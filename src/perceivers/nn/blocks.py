@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from perceivers.nn.attention import Attention, Backend, SharedContext
 from perceivers.nn.cache import KVCache
-from perceivers.nn.dropout import Dropout
+from perceivers.nn.dropout import Dropout, DropPath
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
 from perceivers.nn.positions import Rotation
@@ -145,6 +145,8 @@ class SelfAttentionBlock(nn.Module):
         activation: Of the feed-forward layer.
         inner_dim: Channels of queries and keys; None for `dim`.
         dropout: Share of the channels dropped from what either branch adds.
+        drop_path: Share of the samples for which a branch is left out in training.
+        rows: Consecutive rows of one sample, whose branches are left out together.
         backend: Of the attention.
     """
 
@@ -157,6 +159,8 @@ class SelfAttentionBlock(nn.Module):
         activation: ActivationName,
         inner_dim: int | None = None,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
+        rows: int = 1,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -167,6 +171,7 @@ class SelfAttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, widening=widening, activation=activation)
         self.dropout = Dropout(dropout)
+        self.drop_path = DropPath(drop_path, rows=rows)
 
     def forward(
         self,
@@ -183,5 +188,6 @@ class SelfAttentionBlock(nn.Module):
         if cache is not None:
             cache.write(cached, keys, values)
             keys, values = cache.read(0, cached + x.shape[1])
-        x = x + self.dropout(self.attention.read(normed, keys, values, mask=mask, rotate_q=rotate))
-        return x + self.dropout(self.feed_forward(self.norm(x)))
+        read = self.attention.read(normed, keys, values, mask=mask, rotate_q=rotate)
+        x = x + self.drop_path(self.dropout(read))
+        return x + self.drop_path(self.dropout(self.feed_forward(self.norm(x))))

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little on a CPU."""
+"""Dropout whose random numbers cost little on a CPU, and dropout of whole residual branches."""
 
 import torch
 import torch.nn.functional as F
@@ -35,3 +35,30 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
         return f"{self.share}"
+
+
+class DropPath(nn.Module):
+    """Leaves out what a residual branch adds, for a share of the samples in training (arXiv:1603.09382).
+
+    As in the reference: what stays is not scaled up (`StochasticDepth` of Hierarchical Perceiver).
+
+    Args:
+        share: Of samples whose branch is left out, in [0, 1).
+        rows: Consecutive rows of one sample, such as its groups; they stay or go together.
+    """
+
+    def __init__(self, share: float, *, rows: int = 1) -> None:
+        super().__init__()
+        self.share = share
+        self.rows = rows
+
+    def forward(self, x: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n dim"]:
+        """Leave out in training; nothing happens in evaluation."""
+        if not self.training or self.share == 0:
+            return x
+        kept = torch.rand(len(x) // self.rows, device=x.device) >= self.share
+        return x * kept.repeat_interleave(self.rows)[:, None, None].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"{self.share}, rows={self.rows}"
