@@ -7,10 +7,11 @@ from perceivers.nn.linear import Int8Linear, Linear
 
 @pytest.mark.parametrize("shape", [(1, 1, 7), (7,), (3, 7), (2, 3, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_any_number(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_of_any_number(shape: tuple[int, ...], dtype: torch.dtype, bias: bool) -> None:
     torch.manual_seed(0)
-    layer, x = Linear(7, 5).to(dtype), torch.randn(shape).to(dtype)
-    expected = nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float())
+    layer, x = Linear(7, 5, bias=bias).to(dtype), torch.randn(shape).to(dtype)
+    expected = nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float() if bias else None)
     tolerance = 1e-6 if dtype == torch.float32 else 0.03
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
@@ -20,10 +21,11 @@ def test_rows_of_any_number(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64), (3, 64)])
-def test_rounded_weights(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_rounded_weights(shape: tuple[int, ...], bias: bool) -> None:
     """Steps of 1/127 of the largest weight: errors of random signs over 64 inputs."""
     torch.manual_seed(0)
-    layer, x = nn.Linear(64, 32), torch.randn(shape)
+    layer, x = nn.Linear(64, 32, bias=bias), torch.randn(shape)
     layer.weight.data[5] = 0  # no scale to divide by
     rounded = Int8Linear(layer)
     assert rounded.weight.dtype == torch.int8
