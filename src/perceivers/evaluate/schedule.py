@@ -87,9 +87,7 @@ def score_schedule(
             logits, (labels, _) = predict(model, batch.to(device), num_latents=num_latents)
             losses = cross_entropy(logits[:, -stride:], labels[:, -stride:])[0].cpu().numpy()
             for (row, start), values in zip(group, losses, strict=True):
-                first = (
-                    start - stride + 1
-                )  # of the scored targets; some may lie before the row's first or after its last
+                first = start - stride + 1  # scored target; may lie before the row's first, as the last after its last
                 kept = slice(max(first, 0), min(first + stride, targets))
                 nats[row, kept] = values[kept.start - first : kept.stop - first]
             bar.update(len(group))
@@ -130,8 +128,8 @@ def _check(config: PerceiverARConfig, rows: TokenBatch, num_latents: int, stride
     seq_len = rows.tokens.shape[1]
     if seq_len <= config.max_seq_len or bool((rows.lengths < seq_len).any()):
         raise ValueError(
-            f"rows of {int(rows.lengths.min())} to {seq_len} tokens: all need equally many, more than the model's input "
-            f"of {config.max_seq_len}"
+            f"rows of {int(rows.lengths.min())} to {seq_len} tokens: all need equally many, more than the "
+            f"{config.max_seq_len} of the model's input"
         )
     if len(phases) != len(rows.tokens) or not all(0 <= phase < stride for phase in phases):
         raise ValueError(f"phases={list(phases)} must be one of 0..{stride - 1} for each of {len(rows.tokens)} rows")
