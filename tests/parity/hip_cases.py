@@ -1,0 +1,280 @@
+"""Reference cases of Hierarchical Perceiver and its Perceiver IO: which they are, and how ours answers them.
+
+A case is `NAME.json` beside `NAME.safetensors` (lists of shapes: JSON alone), see `goldens/family`;
+`PERCEIVERS_GOLDENS_FAMILY` names another directory.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from perceivers.convert.official_hip import (
+    block_names,
+    config_from_official,
+    convert_params,
+    cross_attention_names,
+    official_names,
+    self_attention_names,
+)
+from perceivers.models.hip import HiP, HiPBlock, pack, read_groups, regroup, unpack
+from perceivers.models.hip_config import DataSet, HiPConfig, Modality
+from perceivers.models.hip_groups import GroupLayout, group_layout
+from perceivers.nn.attention import Backend
+from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock
+from perceivers.nn.masks import AttentionMask
+
+DIRECTORY = Path(os.environ.get("PERCEIVERS_GOLDENS_FAMILY") or Path(__file__).parent / "goldens" / "family")
+Results = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case on disk."""
+
+    path: Path
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text())
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return load_file(self.path.with_suffix(".safetensors"))
+
+    @property
+    def kind(self) -> str:
+        return self.info["kind"]
+
+    def under(self, prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): a for name, a in self.arrays.items() if name.startswith(prefix)}
+
+    def input(self, name: str, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(self.arrays[f"in/{name}"].copy()).to(dtype)
+
+    def config(self, shapes: dict[str, Any], backend: Backend = "auto") -> HiPConfig:
+        """Our config; inputs have `shapes`."""
+        official = self.info["config"]
+        sizes = {name: shapes[name] for name in official["modalities"]}
+        modalities = tuple(Modality(name=name, positions=n, channels=c) for name, (_, n, c) in sizes.items())
+        data_sets = (DataSet(name="data", modalities=modalities),)
+        config = config_from_official(official["class"], official["variant"] | official["kwargs"], data_sets)
+        return dataclasses.replace(config, backend=backend)
+
+
+def cases() -> list[Case]:
+    """All cases that speak of this family, whatever their kind."""
+    found = []
+    for path in sorted(DIRECTORY.glob("*.json")):
+        case = Case(path)
+        if case.info["family"] == "hip" or (case.info["family"] == "fullsize_shapes" and case.kind == "hip"):
+            found.append(case)
+    if not found:
+        raise FileNotFoundError(f"{DIRECTORY} has no reference cases (*.json) of Hierarchical Perceiver")
+    return found
+
+
+def check(case: Case, dtype: torch.dtype, backend: Backend) -> None:
+    """Compare everything that a case stores with ours."""
+    match (case.info["family"], case.kind):
+        case ("fullsize_shapes", "hip"):
+            check_shapes(case)
+        case ("hip", "hip"):
+            compare(case, model_results(case, dtype, backend))
+        case ("hip", "hip_units"):
+            compare(case, unit_results(case, dtype, backend))
+        case (family, kind):
+            raise AssertionError(f"{case.path} is of an unknown kind: {family}, {kind}")
+
+
+def compare(case: Case, actual: Results) -> None:
+    expected = case.under("out/")
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        torch.testing.assert_close(
+            value.float(), torch.from_numpy(expected[name]).float(), **case.info["suggested_tolerance"],
+            msg=lambda m, n=name: f"{n}: {m}",
+        )  # fmt: skip
+
+
+def check_shapes(case: Case) -> None:
+    config = case.config(case.info["input_shapes"])
+    with torch.device("meta"):
+        parameters = dict(HiP(config).named_parameters())
+    assert sum(p.numel() for p in parameters.values()) == case.info["num_params"]
+    shapes = {name: tuple(shape) for name, shape in case.info["params"].items()}
+    for ours, official in official_names(config).items():
+        parts = [shapes.pop(name) for name in official]
+        parts = [part[::-1] if name.endswith("/w") else part for part, name in zip(parts, official, strict=True)]
+        assert parameters.pop(ours).shape == (sum(part[0] for part in parts), *parts[0][1:]), ours
+    assert not shapes
+    assert not parameters
+
+
+@torch.no_grad()
+def model_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
+    inputs = {name: case.input(name, dtype) for name in case.info["config"]["modalities"]}
+    config = case.config({name: x.shape for name, x in inputs.items()}, backend)
+    model = HiP(config)
+    assert sum(p.numel() for p in model.parameters()) == case.info["num_params"]
+    model.load_state_dict(convert_params(case.under("params/"), config))
+    model.to(dtype).train(case.info["config"].get("is_training", False))
+    results: Results = {}
+    chosen = None
+    if "out/subsample_indices" in case.arrays:
+        chosen = torch.from_numpy(case.arrays["out/subsample_indices"]).long()
+        results["subsample_indices"] = chosen
+        drawn = model.choose_latents(len(chosen))
+        assert drawn is not None
+        assert drawn.shape == chosen.shape
+    with recorded(model) as calls:
+        outputs = model(inputs, chosen=chosen)
+    prefix = "perceiver_block" if config.label_modalities else "block"
+    for i in range(len(model.blocks)):
+        results[f"{prefix}_{i}"] = calls[f"blocks.{i}"][1]
+    groups = config.groups[0]
+    results["grouped_inputs"] = calls["blocks.0"][0][0]
+    results["grouped_mae_query"] = calls["head"][0][0].unflatten(0, (-1, groups))
+    grouped = {"head": "grouped_reconstruction_head"}
+    if config.label_modalities:
+        grouped = {"head": "grouped_reconstruction_head_1", "label_head": "grouped_reconstruction_head"}
+    for ours, official in grouped.items():
+        results[official] = calls[ours][1].unflatten(0, (-1, groups if ours == "head" else 1))
+    results |= {f"reconstruction/{name}": value for name, value in outputs.items()}
+    latents = cut_like_inputs(calls[f"blocks.{len(model.blocks) - 1}"][1], config.layout(config.data_sets[0]))
+    return results | {f"latents_ungrouped/{name}": value for name, value in latents.items()}
+
+
+@contextmanager
+def recorded(model: HiP) -> Iterator[dict[str, tuple[Any, Tensor]]]:
+    """Arguments and results of the parts that have them in the reference."""
+    calls: dict[str, tuple[Any, Tensor]] = {}
+    parts = {name: part for name, part in model.named_modules() if name in ("head", "label_head")}
+    parts |= {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+
+    def record(name: str):
+        return lambda module, args, result: calls.__setitem__(name, (args, result))
+
+    handles = [part.register_forward_hook(record(name)) for name, part in parts.items()]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+def cut_like_inputs(latents: Tensor, layout: GroupLayout) -> Results:
+    """What the official code returns as latents: cut by the padding of the inputs, which means nothing."""
+    if layout.concatenated:
+        starts = np.cumsum([0, *layout.positions.values()])
+        return {name: latents[:, 0, start:][:, :n] for (name, n), start in zip(layout.positions.items(), starts)}  # noqa: B905
+    cut = {}
+    for name, part in zip(layout.positions, latents.split(list(layout.groups.values()), 1), strict=True):
+        kept = part.shape[2] - (layout.size - layout.filled(name))
+        padding = layout.groups[name] * layout.filled(name) - layout.positions[name]
+        rows = part[:, :, :kept].flatten(1, 2)
+        cut[name] = rows[:, : rows.shape[1] - padding]
+    return cut
+
+
+@torch.no_grad()
+def unit_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
+    official = case.info["config"]
+    results: Results = {}
+    for i, call in enumerate(official["regroup"]):
+        results[f"regroup_{i}"] = regroup(case.input("x", dtype), call["num_output_groups"], how=call["regroup_type"])
+    for i, call in enumerate(official["groupers"]):
+        values = {name: case.input(name, dtype) for name in call["modalities"]}
+        layout = group_layout({name: x.shape[1] for name, x in values.items()}, call["num_groups"])
+        results[f"grouped_{i}"] = pack(values, layout)
+        results |= {f"ungrouped_{i}/{name}": x for name, x in unpack(results[f"grouped_{i}"], layout).items()}
+    values = {name: case.input(name, dtype) for name in official["concat"]}
+    results["concat_grouped"] = pack(values, group_layout({name: x.shape[1] for name, x in values.items()}, 1))
+    lat = case.input("lat", dtype)
+    results["cross_learned_query"], results["cross_given_query"] = cross_results(case, lat, dtype, backend)
+
+    options = official["self_attention"]
+    layer = SelfAttentionBlock(
+        lat.shape[-1],
+        heads=options["num_heads"],
+        widening=options["widening_factor"],
+        activation=options["activation_name"],
+        backend=backend,
+    )
+    load(layer, case, self_attention_names("", "self_attention"), dtype)
+    results["self_attention"] = layer(lat.flatten(0, 1), mask=AttentionMask()).unflatten(0, lat.shape[:2])
+    assert official["dense"]["activation_name"] == "gelu"  # of jax: the tanh approximation
+    dense = FeedForward(lat.shape[-1], widening=official["dense"]["widening_factor"], activation="gelu_tanh")
+    linear = {"up": "mlp_hidden_linear", "down": "mlp_output_linear"}
+    names = {f"{ours}.weight": (f"dense/{theirs}/w",) for ours, theirs in linear.items()}
+    load(dense, case, names | {f"{ours}.bias": (f"dense/{theirs}/b",) for ours, theirs in linear.items()}, dtype)
+    results["dense"] = dense(lat)
+    return results | {"block": block_result(case, lat, dtype, backend)}
+
+
+def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) -> tuple[Tensor, Tensor]:
+    """With learned queries, a residual and a mask; and with given queries and a mask."""
+    options = case.info["config"]["cross_attention"]
+
+    def cross_attend(dim: int, module: str) -> CrossAttentionBlock:
+        block = CrossAttentionBlock(
+            dim,
+            lat.shape[-1],
+            heads=options["num_heads"],
+            inner_dim=lat.shape[-1],
+            widening=options["widening_factor"],
+            activation=options["activation_name"],
+            query_residual=options["use_post_attention_residual"],
+            zero_empty=True,
+            backend=backend,
+        )
+        load(block, case, cross_attention_names("", module), dtype)
+        return block
+
+    table = torch.from_numpy(case.arrays["params/cross_learned/query_inputs/pos_embs"]).to(dtype)
+    residual = case.input("residual", dtype)
+    queries = table.unflatten(0, (lat.shape[1], -1)) + residual
+    masks = [case.input(name, torch.bool) for name in ("attention_mask", "attention_mask_q")]
+    learned = read_groups(cross_attend(options["output_num_channels"], "cross_learned"), queries, lat, masks[0])
+    given = case.input("query", dtype)
+    return learned, read_groups(cross_attend(given.shape[-1], "cross_given"), given, lat, masks[1])
+
+
+def block_result(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) -> Tensor:
+    """The block as the first one of a model."""
+    o = case.info["config"]["block"]
+    groups, latents, dim = o["num_output_groups"], o["output_index_dim"], o["num_output_channels"]
+    config = HiPConfig(
+        data_sets=(DataSet(name="data", modalities=(Modality(name="a", positions=24, channels=1),)),),
+        groups=(groups, 1, groups),
+        latents=(latents, groups, latents),
+        dims=(dim,) * 3,
+        depths=(o["num_self_attend_layers"],) * 3,
+        heads=(o["num_self_attend_heads"],) * 3,
+        cross_heads=(o["num_cross_attend_heads"],) * 3,
+        embed_dim=lat.shape[-1],
+        backend=backend,
+    )
+    block = HiPBlock(config, 0)
+    load(block, case, block_names("", "block", config, 0), dtype)
+    assert o["regroup_inputs"]
+    return block(regroup(lat, groups, how=o["regroup_type"]))
+
+
+def load(module: nn.Module, case: Case, names: dict[str, tuple[str, ...]], dtype: torch.dtype) -> None:
+    """Give `module` the case's parameters, by the converter's table."""
+    params = case.under("params/")
+    state = {}
+    for ours, official in names.items():
+        parts = [params[name].T if name.endswith("/w") else params[name] for name in official]
+        state[ours.removeprefix(".")] = torch.from_numpy(np.concatenate(parts))
+    module.load_state_dict(state)
+    module.to(dtype).eval()
