@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perceivers.generate.config import SamplingConfig
+    from perceivers.generate.config import DecodingConfig, SamplingConfig
     from perceivers.generate.loaded import Loaded, load
     from perceivers.models.build import build
     from perceivers.models.config import PerceiverARConfig
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DecodingConfig": "generate.config",
     "Loaded": "generate.loaded",
     "PerceiverAR": "models.perceiver_ar",
     "PerceiverARConfig": "models.config",
@@ -30,7 +31,7 @@ _HOMES = {
     "load": "generate.loaded",
 }
 
-__all__ = ["Loaded", "PerceiverAR", "PerceiverARConfig", "SamplingConfig", "build", "load"]
+__all__ = ["DecodingConfig", "Loaded", "PerceiverAR", "PerceiverARConfig", "SamplingConfig", "build", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -71,8 +71,8 @@ def _results(case: Case, call: dict[str, Any]) -> Results:
             turn = Rotation.at(
                 torch.ones(1, 1).long(), channels=call["rotated_channels"], max_wavelength=call["max_wavelength"]
             )
-            yield "/cos_at_position_1", turn.cos.flatten().repeat_interleave(2)
-            yield "/sin_at_position_1", turn.sin.flatten().repeat_interleave(2)
+            yield "/cos_at_position_1", turn.cos.flatten()
+            yield "/sin_at_position_1", turn.sin.flatten()[1::2].repeat_interleave(2)
         case "apply_rotary_encoding_to_subset":
             yield "", _rotated(case, call)
         case "get_activation":

@@ -22,13 +22,12 @@ class KVCache:
 
     def write(self, at: int, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]) -> None:
         """Put `n` positions at place `at` and after it; they take the cache's precision."""
-        end = at + keys.shape[2]
-        self.keys[:, :, at:end] = keys
-        self.values[:, :, at:end] = values
+        self.keys.narrow(2, at, keys.shape[2]).copy_(keys)
+        self.values.narrow(2, at, keys.shape[2]).copy_(values)
 
     def read(self, start: int, end: int) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t d"]]:
         """Places `start` up to `end`, not copied."""
-        return self.keys[:, :, start:end], self.values[:, :, start:end]
+        return self.keys.narrow(2, start, end - start), self.values.narrow(2, start, end - start)
 
     def shift(self, by: int, end: int) -> None:
         """Forget the first `by` places: those up to `end` move to the front, in steps that need no second buffer."""

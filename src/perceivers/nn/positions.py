@@ -30,8 +30,10 @@ class Rotation:
     Neighbouring channels (0, 1), (2, 3), ... form the pairs. Made in at least float32, whatever the model's precision.
     """
 
-    cos: Float[Tensor, "#batch 1 n bands"]
-    sin: Float[Tensor, "#batch 1 n bands"]
+    cos: Float[Tensor, "#batch 1 n c"]
+    """Of each channel's angle: both channels of a pair have the same."""
+    sin: Float[Tensor, "#batch 1 n c"]
+    """The same, negative for a pair's first channel."""
     heads: tuple[int, ...] | None = None
     """Heads that turn; None for all."""
 
@@ -57,7 +59,9 @@ class Rotation:
         frequencies = rotary_frequencies(channels, max_wavelength).to(positions.device)
         angles = positions[:, None, :, None].double() * frequencies
         kept = torch.promote_types(dtype, torch.float32)
-        return cls(angles.cos().to(kept), angles.sin().to(kept), heads)
+        sin = angles.sin()
+        signed = torch.stack([-sin, sin], -1).flatten(-2)
+        return cls(angles.cos().repeat_interleave(2, -1).to(kept), signed.to(kept), heads)
 
     def __call__(self, x: Float[Tensor, "batch h n d"]) -> Float[Tensor, "batch h n d"]:
         """Turn `x`."""
@@ -67,12 +71,13 @@ class Rotation:
         return self._turn(x)
 
     def _turn(self, x: Tensor) -> Tensor:
-        channels = 2 * self.cos.shape[-1]
+        channels = self.cos.shape[-1]
         if channels == 0 or x.shape[1] == 0:
             return x
-        even, odd = x[..., :channels].unflatten(-1, (-1, 2)).unbind(-1)
-        pairs = torch.stack([even * self.cos - odd * self.sin, odd * self.cos + even * self.sin], -1)
-        return torch.cat([pairs.flatten(-2).to(x.dtype), x[..., channels:]], -1)
+        turning = x[..., :channels]
+        swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        turned = torch.addcmul(turning * self.cos, swapped, self.sin).to(x.dtype)
+        return turned if channels == x.shape[-1] else torch.cat([turned, x[..., channels:]], -1)
 
 
 def sinusoidal_table(
@@ -93,21 +98,33 @@ def sinusoidal_table(
 
 
 def fourier_features(
-    coordinates: Float[Tensor, "n axes"], *, bands: int, max_resolution: int, concat: bool
-) -> Float[Tensor, "n features"]:
+    coordinates: Float[Tensor, "*batch n axes"],
+    *,
+    bands: int,
+    max_resolution: int | tuple[int, ...],
+    concat: bool,
+    cosines: bool = True,
+) -> Float[Tensor, "*batch n features"]:
     """Sines, then cosines, of linearly spaced frequencies up to Nyquist's for `max_resolution` samples.
 
     Args:
         coordinates: In -1..1.
         bands: Frequencies an axis.
-        max_resolution: Samples an axis.
+        max_resolution: Samples of each axis, or of all.
         concat: Put the coordinates themselves in front.
+        cosines: Without them only the sines.
 
     Source: `generate_fourier_features` (perceiver_ar_model.py; Perceiver, arXiv:2103.03206, section 3.2).
     """
-    frequencies = torch.linspace(1.0, max_resolution / 2, bands, dtype=coordinates.dtype, device=coordinates.device)
-    angles = math.pi * (coordinates[:, :, None] * frequencies).flatten(1)
-    features = [angles.sin(), angles.cos()]
+    axes = coordinates.shape[-1]
+    sizes = (max_resolution,) * axes if isinstance(max_resolution, int) else max_resolution
+    if len(sizes) != axes:
+        raise ValueError(f"max_resolution={sizes} is for {len(sizes)} axes, but positions have {axes}")
+    # Rounded once: a linspace in float32 is off by an ulp, which shows at thousands of samples.
+    frequencies = torch.stack([torch.linspace(1.0, size / 2, bands, dtype=torch.float64) for size in sizes])
+    # As in the reference: times the frequency first, and pi after.
+    angles = math.pi * (coordinates[..., None] * frequencies.to(coordinates)).flatten(-2)
+    features = [angles.sin(), angles.cos()] if cosines else [angles.sin()]
     return torch.cat([coordinates, *features] if concat else features, -1)
 
 
