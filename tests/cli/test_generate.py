@@ -2,13 +2,18 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from perceivers.data.music import seconds, write_midi
-from perceivers.generate.config import SamplingConfig
-from perceivers.generate.loaded import Loaded, load
+from perceivers.generate import loaded
+from perceivers.generate.config import DecodingConfig, SamplingConfig
+from perceivers.generate.decode import Step, decode
+from perceivers.generate.loaded import load
 
 from .conftest import Command
 
@@ -19,6 +24,18 @@ def opening(tmp_path: Path) -> Path:
     path = tmp_path / "opening.mid"
     write_midi(np.array([376, *(event for key in range(60, 64) for event in (key, 256 + 19, 128 + key))]), path)
     return path
+
+
+def rows_come(monkeypatch: pytest.MonkeyPatch, *rows: list[int | None], then: BaseException | None = None) -> None:
+    """Let these raw ids be what the model says, up to what is asked for."""
+
+    def decode(*_: Any, max_tokens: int, **__: Any) -> Iterator[Step]:
+        for tokens in list(zip(*rows, strict=True))[:max_tokens]:
+            yield Step([None if token is None else token + 3 for token in tokens], [0.0] * len(rows))
+        if then is not None:
+            raise then
+
+    monkeypatch.setattr(loaded, "decode", decode)
 
 
 def stdin(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +91,7 @@ def test_keys_go_up_before_they_go_down_again(command: Command, music_run: Path,
 def test_music_stops_at_the_seconds(
     command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Loaded, "stream", lambda self, prompt, **_: iter([60, 256 + 39] * 100))
+    rows_come(monkeypatch, [60, 256 + 39] * 100)
     args = ["generate", music_run, "--out", tmp_path / "new.npy"]
     assert command(*args, "--seconds", 1).code == 0
     ids = np.load(tmp_path / "new.npy")
@@ -87,10 +104,23 @@ def test_music_stops_at_the_seconds(
 def test_music_that_ends_early(
     command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Loaded, "stream", lambda self, prompt, max_tokens, **_: iter([60, 256 + 9][:max_tokens]))
+    rows_come(monkeypatch, [60, 256 + 9])
     args = ["generate", music_run, "--out", tmp_path / "new.mid", "--seconds", 1]
     assert "0.1 s in place of 1: the model ended the piece" in command(*args).err
     assert "0.0 s in place of 1: it reached 1 tokens" in command(*args, "--max-tokens", 1).err
+    rows_come(monkeypatch, [60, 256 + 99], [256 + 19, None], [256 + 29, None])
+    args += ["--samples", 3]
+    assert "0.2 s in place of 1: the model ended the piece" in command(*args).err
+    assert "0.0 s in place of 1: it reached 1 tokens" in command(*args, "--max-tokens", 1).err
+    rows_come(monkeypatch, [60, 256 + 99], [256 + 99, None], [256 + 49, 256 + 49])
+    assert "in place of" not in command(*args).err
+
+
+def test_the_least_music(command: Command, music_run: Path, tmp_path: Path) -> None:
+    """Some tokens at least, however little time they have."""
+    done = command("generate", music_run, "--out", tmp_path / "new.npy", "--seconds", 0.001)
+    assert done.code == 0
+    assert len(np.load(tmp_path / "new.npy")) == 1
 
 
 def test_from_nothing(command: Command, text_run: Path, tmp_path: Path) -> None:
@@ -103,40 +133,125 @@ def test_from_nothing(command: Command, text_run: Path, tmp_path: Path) -> None:
     assert same[0] != command("generate", text_run, "--max-tokens", 7, "--seed", 1).out
 
 
-def test_how_tokens_are_drawn(command: Command, text_run: Path, tmp_path: Path) -> None:
-    """The flags reach the sampler: the likeliest token can be had in three ways."""
-    ways = (["--temperature", 0], ["--top-k", 1], ["--top-p", 1e-9])
+def test_how_tokens_are_drawn(command: Command, text_run: Path) -> None:
+    """The flags reach the sampler: the likeliest token can be had in four ways."""
+    ways = (["--temperature", 0], ["--top-k", 1], ["--top-p", 1e-9], ["--min-p", 0.999999999999])
     outs = {command("generate", text_run, "--max-tokens", 5, *way, "--seed", seed).out for seed, way in enumerate(ways)}
     assert len(outs) == 1
+    assert command("generate", text_run, "--max-tokens", 5).out not in outs
+
+
+def test_every_flag_arrives(command: Command, text_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    def spy(*args: Any, **options: Any) -> Iterator[Step]:
+        given.append(options)
+        return decode(*args, **options)
+
+    monkeypatch.setattr(loaded, "decode", spy)
+    args = ["generate", text_run, "--out", tmp_path / "new.npy", "--max-tokens", 7]
+    sampling = {"temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.5, "seed": 3}
+    decoding = {"num_latents": 4, "refill": 3, "prompt_latents": 2, "cache_dtype": "bfloat16"}
+    flags = [word for name, value in (sampling | decoding).items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert command(*args, "--samples", 2, *flags).code == 0
+    assert command(*args, "--no-cached").code == 0
+    assert [(options["max_tokens"], options["samples"]) for options in given] == [(7, 2), (7, 1)]
+    assert (given[0]["sampling"], given[0]["decoding"]) == (SamplingConfig(**sampling), DecodingConfig(**decoding))
+    assert (given[1]["sampling"], given[1]["decoding"]) == (SamplingConfig(), DecodingConfig(cached=False))
+
+
+def test_samples_are_files_of_their_own(command: Command, text_run: Path, tmp_path: Path) -> None:
+    """The j-th has seed + j."""
+    args = ["--samples", 3, "--max-tokens", 6, "--seed", 5, "--out", tmp_path / "new.txt", "--out", tmp_path / "a.npy"]
+    done = command("generate", text_run, *args)
+    assert done.code == 0
+    names = [f"{tmp_path}/{name}" for j in "123" for name in (f"new-{j}.txt", f"a-{j}.npy")]
+    assert done.out == "".join(f"wrote {name}\n" for name in names)
+    assert sorted(map(str, tmp_path.iterdir())) == sorted(names)
+    model = load(text_run)
+    alone = [model.generate(max_tokens=6, sampling=SamplingConfig(seed=seed)) for seed in (5, 6, 7)]
+    for j, ids in enumerate(alone, 1):
+        assert np.load(tmp_path / f"a-{j}.npy").tolist() == ids.tolist()
+        assert (tmp_path / f"new-{j}.txt").read_bytes() == bytes(ids.tolist())
+    assert len({tuple(ids.tolist()) for ids in alone}) == 3
+
+
+def test_samples_of_music(command: Command, music_run: Path, opening: Path, tmp_path: Path) -> None:
+    args = ["--prompt", opening, "--samples", 3, "--seconds", 0.3, "--out", tmp_path / "new.mid"]
+    assert command("generate", music_run, *args).code == 0
+    written = [tmp_path / f"new-{j}.mid" for j in (1, 2, 3)]
+    assert sorted(path for path in tmp_path.iterdir() if path != opening) == written
+    assert len({path.read_bytes() for path in written}) == 3
 
 
 def test_long_prompt(command: Command, text_run: Path, tmp_path: Path) -> None:
+    """The model reads 13; its 5 latents are rebuilt when 3 tokens came after the first, and those need room."""
     (tmp_path / "long.txt").write_text("abcdefghijklmnopq")
     args = ["generate", text_run, "--prompt", tmp_path / "long.txt", "--max-tokens", 3]
     done = command(*args)
     assert done.code == 0
-    assert (
-        "the prompt has 17 tokens, and the model reads 13 with the start token: only the last ones are read" in done.err
-    )
+    said = "of the prompt's 17 tokens the model can read 10 before 3 new ones"
+    assert f"perceivers: warning: {said}: only the last ones are read\n" in done.err
     strict = command(*args, "--strict")
     assert strict.code == 2
-    assert "shorten it with --prompt-tokens 12, or leave --strict out" in strict.err
-    assert command(*args, "--strict", "--prompt-tokens", 12).code == 0
+    assert f"error: {said}: shorten it with --prompt-tokens 10, or leave --strict out" in strict.err
+    assert strict.out == ""
+    at_most = command(*args, "--strict", "--prompt-tokens", 10)
+    assert (at_most.code, at_most.err) == (0, "")
+    assert command(*args, "--strict", "--prompt-tokens", 11).code == 2
+    slow = command(*args, "--strict", "--no-cached", "--prompt-tokens", 12)
+    assert (slow.code, slow.err) == (0, "")
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_warnings_are_one_line_each(command: Command, text_run: Path, tmp_path: Path, samples: int) -> None:
+    args = ["--max-tokens", 3, "--num-latents", 7, "--samples", samples, "--out", tmp_path / "new.txt"]
+    done = command("generate", text_run, *args)
+    assert done.code == 0
+    said = [line for line in done.err.splitlines() if "latents" in line]
+    assert len(said) == 1
+    assert said[0].startswith("perceivers: warning: num_latents=7 is more than the 5 of training: slower, and ")
+    assert "UserWarning" not in done.err
+
+
+def test_lighter_weights(command: Command, text_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[torch.dtype] = []
+
+    def spy(model: nn.Module, *args: Any, **options: Any) -> Iterator[Step]:
+        given.append(next(model.parameters()).dtype)
+        return decode(model, *args, **options)
+
+    monkeypatch.setattr(loaded, "decode", spy)
+    args = ["generate", text_run, "--max-tokens", 5]
+    assert command(*args).code == 0
+    assert command(*args, "--weights", "bfloat16").code == 0
+    assert given == [torch.float32, torch.bfloat16]
+    assert command(*args, "--weights", "int3").code == 2
 
 
 def test_ctrl_c_keeps_what_is_there(
     command: Command, text_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stream(self: Loaded, prompt: np.ndarray, **_: object) -> Iterator[int]:
-        yield from b"xyz"
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Loaded, "stream", stream)
+    rows_come(monkeypatch, [*b"xyz"], then=KeyboardInterrupt())
     done = command("generate", text_run, "--out", tmp_path / "new.txt")
     assert (done.code, (tmp_path / "new.txt").read_bytes()) == (130, b"xyz")
     assert "stopped after 3 tokens" in done.err
     shown = command("generate", text_run)
     assert (shown.code, shown.out) == (130, "xyz\n")
+    rows_come(monkeypatch, [*b"xyz"], [ord("u"), None, None], [None] * 3, then=KeyboardInterrupt())
+    done = command("generate", text_run, "--samples", 3, "--out", tmp_path / "new.txt")
+    assert done.code == 130
+    assert [(tmp_path / f"new-{j}.txt").read_bytes() for j in (1, 2, 3)] == [b"xyz", b"u", b""]
+    assert "stopped after 4 tokens" in done.err
+
+
+def test_ctrl_c_stops_music(command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told that it is short."""
+    rows_come(monkeypatch, [60, 256 + 9], then=KeyboardInterrupt())
+    done = command("generate", music_run, "--out", tmp_path / "new.npy", "--seconds", 1)
+    assert (done.code, np.load(tmp_path / "new.npy").tolist()) == (130, [60, 256 + 9])
+    assert "stopped after 2 tokens" in done.err
+    assert "in place of" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -154,11 +269,24 @@ def test_ctrl_c_keeps_what_is_there(
         (["TEXT", "--prompt", "UNKNOWN"], "the prompt holds id 999; 'bytes' ids of this model are 0..255"),
         (["TEXT", "--prompt", "UNKNOWN", "--prompt-tokens", "-1"], "--prompt-tokens -1 must be 0 or more"),
         (["TEXT", "--prompt", "UNKNOWN", "--prompt-seconds", "1"], "--prompt-seconds is for music"),
-        (["TEXT", "--num-latents", "14"], "--num-latents 14 must lie in 1..13"),
+        (["TEXT", "--num-latents", "14"], "num_latents=14 must lie in 1..13, the length of the model's input"),
+        (["TEXT", "--num-latents", "0"], "num_latents=0 must be at least 1"),
+        (["TEXT", "--refill", "5"], "refill=5 must be at least 1 and less than num_latents=5"),
+        (["TEXT", "--refill", "3", "--num-latents", "3"], "refill=3 must be less than num_latents=3"),
+        (["TEXT", "--prompt-latents", "6"], "prompt_latents=6 must lie in 1..5"),
+        (["TEXT", "--samples", "0"], "--samples 0 must be at least 1"),
+        (["TEXT", "--samples", "2"], "--samples 2 must be at least 1, and more than 1 need files: --out new.txt"),
+        (["TEXT", "--prompt", "-", "--prompt-tokens", "11", "--strict"], "shorten it with --prompt-tokens 9, or leave"),
         (["TEXT", "--max-tokens", "0"], "--max-tokens 0 must be at least 1"),
         (["TEXT", "--seconds", "3"], "--seconds is for music"),
         (["MUSIC", "--out", "x.mid", "--seconds", "0"], "--seconds 0 must be more than 0"),
+        (["MUSIC", "--out", "x.mid", "--seconds", "inf"], "--seconds inf must be more than 0, and finite"),
+        (["MUSIC", "--out", "x.mid", "--seconds", "nan"], "--seconds nan must be more than 0, and finite"),
         (["TEXT", "--temperature", "-1"], "temperature=-1.0 must be 0 (greedy) or more"),
+        (["TEXT", "--top-p", "0"], "top_p=0.0 must lie in (0, 1]"),
+        (["TEXT", "--top-p", "1.5"], "top_p=1.5 must lie in (0, 1]"),
+        (["TEXT", "--min-p", "1"], "min_p=1.0 must lie in [0, 1)"),
+        (["TEXT", "--repetition-penalty", "0"], "repetition_penalty=0.0 must be above 0"),
         (["TEXT", "--temprature", "1"], "--temperature"),
         (["TEXT", "--device", "abacus"], "device 'abacus'"),
     ],
@@ -173,7 +301,7 @@ def test_mistakes(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    stdin(b"text", monkeypatch)
+    stdin(b"a long text", monkeypatch)
     np.save("unknown.npy", np.array([5, 999]))
     places = {"TEXT": text_run, "MUSIC": music_run, "UNKNOWN": "unknown.npy"}
     done = command("generate", *(places.get(arg, arg) for arg in args))

@@ -1,6 +1,7 @@
 """`perceivers generate`: continue a prompt, or start from nothing."""
 
 import codecs
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ def run(args: Sequence[str]) -> int:
     if flags.samples < 1 or (flags.samples > 1 and not flags.out):
         raise ValueError(f"--samples {flags.samples} must be at least 1, and more than 1 need files: --out new.txt")
     prompt = read_prompt(flags, loaded.tokenizer)
-    check_lengths(flags, loaded, prompt)
+    check_lengths(flags, loaded.tokenizer)
     if flags.out:
         continuations, finished = collect(flags, loaded, prompt)
         for number, continuation in enumerate(continuations, 1):
@@ -130,18 +131,18 @@ def read_prompt(flags: GenerateFlags, tokenizer: str) -> "np.ndarray":
     return ids
 
 
-def check_lengths(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> None:
-    """Compare what is asked for with the model's input.
+def check_lengths(flags: GenerateFlags, tokenizer: str) -> None:
+    """Refuse lengths that leave nothing to do, or that this model's tokens don't have.
 
     Raises:
-        ValueError: Too many latents or tokens, or nothing to do.
+        ValueError: Says which.
     """
     if flags.max_tokens is not None and flags.max_tokens < 1:
         raise ValueError(f"--max-tokens {flags.max_tokens} must be at least 1")
-    if flags.seconds is not None and flags.seconds <= 0:
-        raise ValueError(f"--seconds {flags.seconds:g} must be more than 0")
-    if flags.seconds is not None and loaded.tokenizer != "performance":
-        raise ValueError(f"--seconds is for music, this model makes {loaded.tokenizer!r} tokens: use --max-tokens")
+    if flags.seconds is not None and not 0 < flags.seconds < math.inf:
+        raise ValueError(f"--seconds {flags.seconds:g} must be more than 0, and finite")
+    if flags.seconds is not None and tokenizer != "performance":
+        raise ValueError(f"--seconds is for music, this model makes {tokenizer!r} tokens: use --max-tokens")
 
 
 def steps_of(
@@ -155,7 +156,7 @@ def steps_of(
     seconds = flags.seconds
     if seconds is None and flags.max_tokens is None and loaded.tokenizer == "performance":
         seconds = DEFAULT_SECONDS
-    most = flags.max_tokens or (DEFAULT_TOKENS if seconds is None else round(seconds * TOKENS_A_SECOND))
+    most = flags.max_tokens or (DEFAULT_TOKENS if seconds is None else math.ceil(seconds * TOKENS_A_SECOND))
     constraint = None
     if not flags.any_keys:
         constraint = usual_constraint(loaded.tokenizer, loaded.config.vocab_size - NUM_SPECIAL)

@@ -21,7 +21,7 @@ from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig
 from perceivers.nn.linear import Int8Linear
 
-Prompt = Integer[np.ndarray, " prompt"] | list[int] | str | None
+Prompt = Integer[np.ndarray, " _"] | list[int] | str | None
 """Raw ids, or text for a model of bytes; None or empty starts from nothing."""
 
 
@@ -227,7 +227,8 @@ def _until(steps: Iterator[Step], seconds: float) -> Iterator[Step]:
         time_s = time_s or [0.0] * len(step.tokens)
         tokens = [token if time < seconds else None for token, time in zip(step.tokens, time_s, strict=True)]
         if any(token is not None for token in tokens):
-            yield replace(step, tokens=tokens)
+            log_probs = [0.0 if token is None else p for token, p in zip(tokens, step.log_probs, strict=True)]
+            yield Step(tokens, log_probs)
         time_s = [
             math.inf if token is None else time + shift_seconds(token)
             for token, time in zip(tokens, time_s, strict=True)
