@@ -28,6 +28,12 @@ def test_neighbouring_channels_turn_together() -> None:
     torch.testing.assert_close(turned, torch.tensor(expected))
 
 
+def test_any_frequencies() -> None:
+    x = torch.tensor([1.0, 0.0, 0.0, 1.0, 5.0]).view(1, 1, 1, 5)
+    turned = Rotation.by(torch.tensor([[3]]), torch.tensor([0.5, -2.0]).double())(x).flatten()
+    torch.testing.assert_close(turned, torch.tensor([math.cos(1.5), math.sin(1.5), math.sin(6), math.cos(6), 5.0]))
+
+
 def test_scores_depend_on_distance_alone() -> None:
     torch.manual_seed(1)
     q, k = torch.randn(1, 1, 1, 6).double(), torch.randn(1, 1, 1, 6).double()

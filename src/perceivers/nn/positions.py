@@ -56,8 +56,19 @@ class Rotation:
             heads: Heads that turn; None for all.
             dtype: Of the model; angles are float64 and their cosines at least float32.
         """
-        frequencies = rotary_frequencies(channels, max_wavelength).to(positions.device)
-        angles = positions[:, None, :, None].double() * frequencies
+        return cls.by(positions, rotary_frequencies(channels, max_wavelength), heads=heads, dtype=dtype)
+
+    @classmethod
+    def by(
+        cls,
+        positions: Int[Tensor, "#batch n"],
+        frequencies: Float[Tensor, " bands"],
+        *,
+        heads: tuple[int, ...] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Rotation":
+        """The rotation for `positions` with any `frequencies`: radians a step turns each pair of channels by."""
+        angles = positions[:, None, :, None].double() * frequencies.to(positions.device)
         kept = torch.promote_types(dtype, torch.float32)
         sin = angles.sin()
         signed = torch.stack([-sin, sin], -1).flatten(-2)

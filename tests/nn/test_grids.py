@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from perceivers.nn.grids import FourierGrid, LearnedGrid, ProjectedGrid, grid_coordinates, point_coordinates
+
+ROWS = torch.zeros(2, 1)
+
+
+def test_coordinates_reach_both_ends_row_by_row() -> None:
+    coordinates = grid_coordinates((3, 2), ROWS)
+    assert coordinates.tolist() == [[-1, -1], [-1, 1], [0, -1], [0, 1], [1, -1], [1, 1]]
+    assert grid_coordinates((1, 2), ROWS).tolist() == [[-1, -1], [-1, 1]]
+    assert grid_coordinates((3,), ROWS.bfloat16()).dtype == torch.float32
+    assert grid_coordinates((3,), ROWS.double()).dtype == torch.float64
+
+
+def test_chosen_points_do_not_reach_the_end() -> None:
+    points = torch.tensor([0, 7, 14])
+    assert torch.allclose(
+        point_coordinates(points, (3, 5), ROWS), torch.tensor([[-1, -1], [-1 / 3, -0.2], [1 / 3, 0.6]])
+    )
+
+
+def test_fourier_features_are_sines_of_each_axis() -> None:
+    grid = FourierGrid((3, 5), bands=2, max_resolution=(6, 10))
+    features = grid(ROWS)
+    assert features.shape == (2, 15, grid.dim) == (2, 15, 10)
+    x, y = grid_coordinates((3, 5), ROWS)[7].tolist()
+    angles = [math.pi * place * f for place, top in ((x, 3), (y, 5)) for f in (1, top)]
+    expected = [x, y, *map(math.sin, angles), *map(math.cos, angles)]
+    assert torch.allclose(features[1, 7], torch.tensor(expected), atol=1e-6)
+    bare = FourierGrid((3, 5), bands=2, cosines=False, coordinates=False)
+    assert bare(ROWS).shape[-1] == bare.dim == 4
+
+
+def test_given_coordinates_may_differ_by_row() -> None:
+    grid = FourierGrid((3,), bands=2)
+    given = torch.tensor([[[-1.0], [0], [1]], [[0.5], [0], [1]]])
+    features = grid(ROWS, coordinates=given)
+    assert torch.equal(features[0], grid(ROWS)[0])
+    assert not torch.equal(features[1], features[0])
+
+
+def test_features_have_the_precision_of_their_rows() -> None:
+    grid = FourierGrid((3,), bands=2)
+    assert grid(ROWS.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(grid(ROWS.bfloat16()), grid(ROWS).bfloat16())
+
+
+def test_learned_vectors_of_all_or_chosen_points() -> None:
+    grid = LearnedGrid((3, 5), 7, std=0.02)
+    assert torch.equal(grid(ROWS)[1], grid.table)
+    assert torch.equal(grid(ROWS, points=torch.tensor([13, 2]))[0], grid.table[[13, 2]])
+    with pytest.raises(ValueError, match="positions were given, but this model learned a table"):
+        grid(ROWS, coordinates=torch.zeros(2, 15, 2))
+
+
+def test_projection_and_residual_layers() -> None:
+    grid = ProjectedGrid(LearnedGrid((5,), 3, std=1.0), project_dim=7, layers=2)
+    assert grid.project is not None
+    x = grid.project(grid.base.table)
+    x = (x + grid.layers[0](x)).relu()
+    x = x + grid.layers[1](x)
+    assert torch.allclose(grid(ROWS)[0], x)
+    assert ProjectedGrid(LearnedGrid((5,), 3, std=1.0), project_dim=None, layers=1).dim == 3
