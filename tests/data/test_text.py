@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceivers.data.text import BYTES_VOCAB_SIZE, decode_bytes, encode_bytes
+from perceivers.data.text import (
+    BYTES_VOCAB_SIZE,
+    decode_bytes,
+    decode_perceiver_bytes,
+    encode_bytes,
+    encode_perceiver_bytes,
+)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -32,3 +38,11 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 def test_ids_that_are_no_bytes_are_refused(ids: list[int]) -> None:
     with pytest.raises(ValueError, match=r"are not all bytes, 0\.\.255; take off the model's offset"):
         decode_bytes(np.array(ids))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_perceiver_ids_are_bytes_after_six_special_ids(text: str) -> None:
+    ids = encode_perceiver_bytes(text)
+    assert ids.tolist() == [byte + 6 for byte in text.encode()]
+    assert decode_perceiver_bytes(np.array([1, 0, *ids.tolist(), 3, 5])) == text
+    assert encode_perceiver_bytes(text.encode()).tolist() == ids.tolist()

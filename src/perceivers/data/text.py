@@ -1,11 +1,25 @@
-"""Text as UTF-8 bytes, the tokenizer "bytes": ids 0..255, one a byte."""
+"""Text as UTF-8 bytes: the tokenizer "bytes" (ids 0..255, one a byte), and Perceiver IO's, which has ids from 6."""
 
 import numpy as np
 from jaxtyping import Int, Integer
 
-__all__ = ["BYTES_VOCAB_SIZE", "decode_bytes", "encode_bytes"]
+__all__ = [
+    "BYTES_VOCAB_SIZE",
+    "PERCEIVER_MASK",
+    "PERCEIVER_OFFSET",
+    "PERCEIVER_PAD",
+    "decode_bytes",
+    "decode_perceiver_bytes",
+    "encode_bytes",
+    "encode_perceiver_bytes",
+]
 
 BYTES_VOCAB_SIZE = 256
+
+PERCEIVER_PAD, PERCEIVER_MASK = 0, 3
+"""Ids of Perceiver IO's padding and of the token in place of hidden ones; BOS 1, EOS 2, CLS 4, SEP 5 are never made."""
+PERCEIVER_OFFSET = 6
+"""Perceiver IO's id of byte 0; its vocabulary has 262 ids."""
 
 
 def encode_bytes(text: str) -> Int[np.ndarray, " tokens"]:
@@ -36,3 +50,21 @@ def decode_bytes(ids: Integer[np.ndarray, " tokens"]) -> str:
             "take off the model's offset and its special ids first"
         )
     return ids.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+
+def encode_perceiver_bytes(text: str | bytes) -> Int[np.ndarray, " tokens"]:
+    """Turn text, or bytes, into the ids of Perceiver IO's masked language model, without padding.
+
+    Raises:
+        ValueError: The text holds half a surrogate pair, which UTF-8 cannot say.
+    """
+    ids = np.frombuffer(text, dtype=np.uint8) if isinstance(text, bytes) else encode_bytes(text)
+    return ids.astype(np.int32) + PERCEIVER_OFFSET
+
+
+def decode_perceiver_bytes(ids: Integer[np.ndarray, " tokens"]) -> str:
+    """Turn ids of Perceiver IO's masked language model into text; special ids say nothing.
+
+    As in the reference: an id beyond the vocabulary wraps around, and bytes that are not UTF-8 become U+FFFD.
+    """
+    return decode_bytes((ids[ids >= PERCEIVER_OFFSET] - PERCEIVER_OFFSET) % BYTES_VOCAB_SIZE)

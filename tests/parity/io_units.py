@@ -1,0 +1,237 @@
+"""Layers, positions, patches and processors of the official Perceiver IO on their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perceivers.convert.official_perceiver import (
+    attention,
+    cross_attention,
+    feed_forward,
+    linear,
+    norms,
+    self_attention,
+)
+from perceivers.convert.official_perceiver_config import image_features, positions_config
+from perceivers.models.feature_config import AudioFeatures, VectorFeatures
+from perceivers.models.input_config import InputConfig
+from perceivers.models.inputs import Input, build_positions
+from perceivers.models.output_config import AudioHead, ClassHead, GridHead, Head, LinearHead, PatchHead, UpsampleHead
+from perceivers.models.output_heads import build_head
+from perceivers.nn.attention import Attention
+from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock, activate
+from perceivers.nn.grids import FourierGrid, grid_coordinates
+from perceivers.nn.images import depth_to_space, neighbourhoods, space_to_depth
+from perceivers.nn.masks import AttentionMask
+
+from .compared import Compared, given, load, official_state
+from .official import Case
+
+
+def check_attention(case: Case, dtype: torch.dtype) -> None:
+    compared, config = Compared(case, dtype), case.info["config"]
+    q, kv = given(case, "q", dtype), given(case, "kv", dtype)
+    mask = own = AttentionMask()
+    if "in/kv_mask" in case.arrays:
+        keys, queries = case.tensor("in/kv_mask").bool(), case.tensor("in/query_mask").bool()
+        mask = AttentionMask(pairs=queries[:, :, None] & keys[:, None])
+        own = AttentionMask(pairs=keys[:, :, None] & keys[:, None])
+        compared.equal("mask", mask.pairs)
+    dim, context_dim = q.shape[-1], kv.shape[-1]
+
+    compared.close("attention", _attention(case, q, kv, mask))
+
+    c, s = config["cross_attention"], config["self_attention"]
+    cross = CrossAttentionBlock(
+        dim,
+        context_dim,
+        heads=c["num_heads"],
+        inner_dim=context_dim,
+        widening=c["widening_factor"],
+        activation="gelu_tanh",
+        zero_empty=True,
+    )
+    load(cross, {k.removeprefix("x."): v for k, v in cross_attention("x", "cross_attention").items()}, case)
+    compared.close("cross_attention", cross.to(dtype)(q, kv, mask=mask))
+    block = SelfAttentionBlock(context_dim, heads=s["num_heads"], widening=s["widening_factor"], activation="gelu_tanh")
+    block.attention.zero_empty = True  # the model never masks its latents
+    load(block, {k.removeprefix("x."): v for k, v in self_attention("x", "self_attention").items()}, case)
+    compared.close("self_attention", block.to(dtype)(kv, mask=own))
+
+    mlp = FeedForward(dim, widening=config["mlp_widening_factor"], activation="gelu_tanh")
+    load(mlp, {k.removeprefix("x."): v for k, v in feed_forward("x", "mlp").items()}, case)
+    compared.close("mlp", mlp.to(dtype)(q))
+    norm = nn.LayerNorm(dim)
+    load(norm, {k.removeprefix("x."): v for k, v in norms("x", "layer_norm").items()}, case)
+    compared.close("layer_norm", norm.to(dtype)(q))
+    compared.close("gelu", activate(q, "gelu_tanh"))
+    compared.done()
+
+
+def _attention(case: Case, q: Tensor, kv: Tensor, mask: AttentionMask) -> Tensor:
+    """With more output channels than ours has, which are those of the queries: the first of them, then the last."""
+    a, dim = case.info["config"]["attention"], q.shape[-1]
+    more = a["output_channels"] - dim
+    found = []
+    for rows in (slice(0, dim), slice(more, None)):
+        reader = Attention(
+            dim,
+            kv.shape[-1],
+            heads=a["num_heads"],
+            inner_dim=a["qk_channels"],
+            value_dim=a["v_channels"],
+            zero_empty=True,
+        )
+        state = official_state({k.removeprefix("x."): v for k, v in attention("x", "attention").items()}, case)
+        reader.load_state_dict(state | {name: state[name][rows] for name in ("to_out.weight", "to_out.bias")})
+        found.append(reader.to(q.dtype)(q, kv, mask=mask))
+    return torch.cat([found[0], found[1][..., dim - more :]], -1)
+
+
+def check_positions(case: Case, dtype: torch.dtype) -> None:
+    compared, config = Compared(case, dtype), case.info["config"]
+    rows = torch.zeros(2, 1, dtype=dtype)
+    for i, call in enumerate(config["fourier"]):
+        grid = FourierGrid(
+            tuple(call["index_dims"]),
+            bands=call["num_bands"],
+            max_resolution=tuple(call["max_resolution"]) if "max_resolution" in call else None,
+            cosines=not call.get("sine_only", False),
+            coordinates=call.get("concat_pos", True),
+        )
+        features = grid(rows, coordinates=given(case, call["pos"], dtype) if "pos" in call else None)
+        assert features.shape[-1] == grid.dim
+        compared.close(f"fourier_{i}", features)
+    for i, shape in enumerate(config["linear"]):
+        compared.close(f"linear_{i}", grid_coordinates(tuple(shape), rows).unflatten(0, shape))
+    tables = projectors = 0
+    for i, call in enumerate(config["built"]):
+        built = positions_config(call)
+        module = build_positions(built, tuple(call["index_dims"]))
+        names: dict[str, tuple[str, ...]] = {}
+        if built.kind == "learned":
+            table = "table" if built.project_dim is None else "base.table"
+            names[table] = (_nth("trainable_position_encoding", tables) + "/pos_embs",)
+            tables += 1
+        if built.project_dim is not None:
+            names |= linear("project", _nth("position_encoding_projector", projectors) + "/linear")
+            projectors += 1
+        load(module, names, case)
+        compared.close(f"built_{i}", module.to(dtype)(rows))
+    for i, call in enumerate(config["subsampled"]):
+        shape = tuple(call["output_index_dims"])
+        positions = build_positions(positions_config(call | {"position_encoding_type": "fourier"}), shape)
+        compared.close(f"subsampled_{i}", positions(rows, points=case.tensor(f"in/{call['points']}")))
+        compared.close(f"full_{i}", positions(rows))
+    compared.done()
+
+
+def _nth(name: str, count: int) -> str:
+    return f"{name}_{count}" if count else name
+
+
+def check_patches(case: Case, dtype: torch.dtype) -> None:
+    compared, config = Compared(case, dtype), case.info["config"]
+    for i, call in enumerate(config["space_to_depth"]):
+        options = {"patch": call["spatial_block_size"], "time_patch": call.get("temporal_block_size", 1)}
+        x = given(case, call["x"], dtype)
+        patches = space_to_depth(x, **options)
+        compared.close(f"s2d_{i}", patches)
+        compared.close(f"s2d_inv_{i}", depth_to_space(patches, **options))
+    for i, call in enumerate(config["extract_patches"]):
+        windows = neighbourhoods(
+            given(case, call["x"], dtype),
+            kernel=tuple(call["sizes"][1:3]),
+            stride=tuple(call["strides"][1:3]),
+            dilation=tuple(call["rates"][1:3]),
+            padded=call["padding"] == "SAME",
+        )
+        compared.close(f"patches_{i}", windows)
+    flow = given(case, "flow", dtype)
+    around = neighbourhoods(flow.flatten(0, 1), kernel=(3, 3)).unflatten(0, flow.shape[:2])
+    compared.close("patches_for_flow", around)
+    compared.done()
+
+
+def check_processors(case: Case, dtype: torch.dtype) -> None:
+    compared, config = Compared(case, dtype), case.info["config"]
+    for i, call in enumerate(config["pre"]):
+        x = given(case, call["x"], dtype)
+        module = Input(_input(call, tuple(x.shape[1:])))
+        module.load_state_dict(_converted(case, f"params/pre_{i}/", module))
+        tokens = module.to(dtype).eval()(x)
+        shape = case.tensor(f"out/pre_{i}").shape[:-1]  # network_input_is_1d=False keeps the grid
+        compared.close(f"pre_{i}", tokens.tokens.unflatten(1, shape[1:]))
+        compared.close(f"pre_nopos_{i}", tokens.features.unflatten(1, shape[1:]))
+    for i, call in enumerate(config["post"]):
+        x = given(case, call["x"], dtype)
+        module = build_head(_head(call, tuple(x.shape[1:-1])), x.shape[-1])
+        assert module is not None
+        module.load_state_dict(_converted(case, f"params/post_{i}/", module))
+        if call.get("postproc_type") != "conv1x1":
+            x = x.flatten(1, -2)
+        compared.close(f"post_{i}", module.to(dtype)(x))
+    compared.done()
+
+
+def _input(call: Mapping[str, Any], shape: tuple[int, ...]) -> InputConfig:
+    match call.get("type"):
+        case "onehot":
+            return InputConfig(features=VectorFeatures(dim=shape[0]))
+        case "audio":
+            features = AudioFeatures(samples=shape[0], samples_per_patch=call["samples_per_patch"])
+        case _:
+            features = image_features(call, shape)
+    return InputConfig(features=features, positions=positions_config(call))
+
+
+def _head(call: Mapping[str, Any], grid: tuple[int, ...]) -> Head:
+    shape = tuple(call.get("input_reshape_size") or grid)
+    match call.get("postproc_type", call["type"]):
+        case "conv":
+            times = {"time_factor": call["temporal_upsample"]} if "temporal_upsample" in call else {}
+            return UpsampleHead(
+                shape=shape, channels=call["n_outputs"], factor=call.get("spatial_upsample", 4), **times
+            )
+        case "patches":
+            return PatchHead(shape=shape, patch=call["spatial_upsample"], time_patch=call.get("temporal_upsample", 1))
+        case "pixels":
+            return GridHead(shape=shape)
+        case "conv1x1":
+            return LinearHead(channels=call["n_outputs"])
+        case "audio":
+            return AudioHead(samples_per_patch=call["samples_per_patch"])
+        case "projection":
+            return LinearHead(channels=call["num_outputs"])
+        case "classification":
+            return ClassHead(classes=call["num_classes"])
+        case other:
+            raise AssertionError(f"unknown head {other}")
+
+
+def _converted(case: Case, prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """The case's parameters for the module's, which both have in the order of their names."""
+    official = {name: torch.from_numpy(value.copy()) for name, value in sorted(case.tree(prefix).items())}
+    ours = sorted(module.state_dict())
+    # Biases sort before weights on both sides.
+    assert [name.rsplit(".", 1)[-1] for name in ours] == [_role(name) for name in official]
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    pairs = zip(ours, official.values(), strict=True)
+    return {name: value if name.endswith("table") else _layout(value, len(wanted[name])) for name, value in pairs}
+
+
+def _role(official: str) -> str:
+    return {"b": "bias", "w": "weight", "pos_embs": "table"}[official.rsplit("/", 1)[-1]]
+
+
+def _layout(value: Tensor, axes: int) -> Tensor:
+    if value.ndim >= 4 and axes == 2:
+        value = value.flatten(0, -2)
+    if value.ndim == 2:
+        return value.T
+    if value.ndim > 2:  # transposed convolutions alone remain: [*kernel, out, in]
+        kernel = list(range(value.ndim - 2))
+        return value.flip(kernel).permute(value.ndim - 1, value.ndim - 2, *kernel)
+    return value
