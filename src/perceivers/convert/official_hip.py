@@ -1,6 +1,6 @@
 """Weights of the official Hierarchical Perceiver (google-deepmind/hierarchical_perceiver, JAX and Haiku) to ours.
 
-Checked against parameters that the official code made; its authors released no trained ones.
+Checked against parameters that the official code made; trained ones, which its authors announced, were not at hand.
 """
 
 import difflib

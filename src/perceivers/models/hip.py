@@ -42,12 +42,10 @@ class HiP(nn.Module):
         self.modalities = nn.ModuleDict()
         label_dim = config.input_dim(config.processor)
         for modality in {m.name: m for data_set in config.data_sets for m in data_set.modalities}.values():
-            if hasattr(nn.ModuleDict, modality.name):
-                raise ValueError(
-                    f"modality {modality.name!r} has the name of something in PyTorch; choose another name"
-                )
-            dim = label_dim if modality.name in config.label_modalities else config.embed_dim
-            self.modalities[modality.name] = ModalityWeights(modality, dim)
+            if hasattr(nn.ModuleDict, name := modality.name):
+                raise ValueError(f"modality {name!r}: PyTorch's ModuleDict uses this name; choose another")
+            dim = label_dim if name in config.label_modalities else config.embed_dim
+            self.modalities[name] = ModalityWeights(modality, dim)
         # As in the reference: modalities at the same place in their data sets share a projection, and no others.
         places = max(len(config.grouped(data_set)) for data_set in config.data_sets) * config.project_positions
         self.position_projections = nn.ModuleList(
@@ -81,24 +79,25 @@ class HiP(nn.Module):
 
     def forward(
         self,
-        inputs: Mapping[str, Float[Tensor, "batch positions channels"]],
+        inputs: Mapping[str, Float[Tensor, "_ _ _"]],
         *,
         data_set: str | None = None,
-        masked: Mapping[str, Bool[Tensor, "batch positions"]] | None = None,
+        masked: Mapping[str, Bool[Tensor, "_ _"]] | None = None,
         chosen: Int[Tensor, "batch groups latents"] | None = None,
-    ) -> dict[str, Float[Tensor, "batch positions channels"]]:
+    ) -> dict[str, Float[Tensor, "_ _ _"]]:
         """Reconstructions in the shapes of the inputs.
 
         Args:
-            inputs: Every modality of the data set, by name.
+            inputs: Every modality of the data set by name, each of batch x positions x channels.
             data_set: Which one; None where the model knows one only.
-            masked: Positions (True) whose values the model does not see, by modality; None for none. What is left of
-                them is their position embedding.
+            masked: Positions (True) whose values the model does not see, by modality, each of batch x positions; None
+                for none. What is left of them is their position embedding.
             chosen: Latents of the processor to use, for each sample; None draws them in training where `train_latents`
                 or `eval_latents` is set, and takes all otherwise.
 
         Raises:
-            ValueError: A data set or modality that is unknown or missing; values of another shape, or not finite.
+            ValueError: A data set or modality that is unknown or missing; values of another shape or not finite; fewer
+                positions than groups.
         """
         config = self.config
         expected = self._data_set(data_set)
@@ -146,7 +145,7 @@ class HiP(nn.Module):
         return known[name]
 
     def _embed(
-        self, inputs: Mapping[str, Tensor], expected: DataSet, masked: Mapping[str, Bool[Tensor, "b n"]]
+        self, inputs: Mapping[str, Tensor], expected: DataSet, masked: Mapping[str, Bool[Tensor, "b _"]]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Embedded inputs with their positions, and positions alone: what asks for the reconstructions."""
         places = list(self.config.grouped(expected))
@@ -184,9 +183,9 @@ class HiPBlock(nn.Module):
         super().__init__()
         dim, input_dim, groups = config.dims[index], config.input_dim(index), config.groups[index]
         self.groups = groups
-        self.num_latents = config.table_latents[index]
-        is_processor = index == config.processor
-        self.train_latents = (config.train_latents or config.latents[index]) if is_processor else self.num_latents
+        self.train_latents = self.num_latents = config.latents[index]
+        if index == config.processor:
+            self.train_latents, self.num_latents = config.processor_latents
         self.latents = nn.Parameter(torch.empty(groups * self.num_latents, dim))
         opposite_dim = config.dims[len(config.dims) - 1 - index]
         self.project_residual = Linear(opposite_dim, dim) if index > config.processor and opposite_dim != dim else None
