@@ -1,8 +1,9 @@
 """Masked auto-encoding with a Hierarchical Perceiver: predict what stands at positions that the model does not see.
 
 The paper (arXiv:2202.10890) learns its positions this way. Its code has neither the masking nor the loss, and ours may
-differ from them. Chosen here: positions are drawn at random for each sample and modality; a masked position stays in its group with its
-position embedding and with zeros for its value; the loss is the squared error of all numbers at masked positions.
+differ from them. Chosen here: positions are drawn at random for each sample and modality; a masked position stays in
+its group with its position embedding and with zeros for its value; the loss is the squared error of all numbers at
+masked positions.
 """
 
 from collections.abc import Mapping
