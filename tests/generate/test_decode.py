@@ -68,10 +68,12 @@ def greedy_by_hand(model: PerceiverAR, prompt: list[int], count: int, *, num_lat
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("num_latents", [None, 1, 3])
-def test_without_a_cache_every_token_is_a_full_forward_pass(num_latents: int | None) -> None:
-    """Rows of all lengths at once, past the model's input."""
-    model = fresh()
+@pytest.mark.parametrize(
+    ("changes", "num_latents"), [({}, None), ({}, 1), ({"positions": TablePositions(table="random", sizes=(38,))}, 3)]
+)
+def test_without_a_cache_every_token_is_a_full_forward_pass(changes: dict[str, Any], num_latents: int | None) -> None:
+    """Rows of all lengths at once, past the model's input, each token at the position where it stands."""
+    model = fresh(replace(CONFIG, **changes))
     drawn = draw(model, *PROMPTS, max_tokens=13, sampling=GREEDY, decoding=replace(SLOW, num_latents=num_latents))
     assert drawn == [greedy_by_hand(model, prompt, 13, num_latents=num_latents) for prompt in PROMPTS]
     assert len({tuple(row) for row in drawn}) == len(PROMPTS)

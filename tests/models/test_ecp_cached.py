@@ -136,13 +136,14 @@ model = ECP(config).eval()
 torch.nn.init.normal_(model.logits.weight)
 for weights, tolerance in (("float32", 1e-5), ("int8", 0.1)):
     lighten(model, weights)
+    torch._dynamo.reset()  # a compiled step does not look whether its model was changed in place
     plain, compiled = CachedECP(model), CachedECP(model, compiled=True)
     for run in (plain, compiled):
         run.start([[2, 5]], max_tokens=9)
     for token in range(3, 14):
         one, other = (run.feed(torch.tensor([token])) for run in (plain, compiled))
         assert (one - other).abs().max() < tolerance, (weights, token, (one - other).abs().max())
-assert not torch._dynamo.utils.counters["graph_break"]
+    assert not torch._dynamo.utils.counters["graph_break"]
 """
 
 
