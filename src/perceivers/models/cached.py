@@ -25,8 +25,8 @@ from perceivers.nn.blocks import CrossAttentionBlock
 from perceivers.nn.cache import KVCache
 from perceivers.nn.masks import AttentionMask, causal_mask
 
-# The model does not change while tokens are drawn, so nothing of it is checked again at each step.
-COMPILE_OPTIONS: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+# Of `torch.compile`: none, so that it looks at each step whether the model is the one that it compiled.
+COMPILE_OPTIONS: dict[str, Any] | None = None
 
 # Positions whose keys and values are computed at once.
 CHUNK = 4096

@@ -191,6 +191,8 @@ def training_memory(config: PerceiverARConfig, *, rows: int, bfloat16: bool, cpu
         kept += size * _kept_scores(config.cross_heads * latents * m, cross_attends, read=latents * c)
     # Kept an input: its embedding in float32; its norm, keys before and after they turn, values.
     context = rows * m * (4 * e + cross_attends * size * (e + 3 * c))
+    if isinstance(config.positions, RotaryPositions):  # sines of the angles by which keys turn, in float32
+        context += rows * m * 4 * config.positions.channels(c // config.cross_heads)
     context_work = rows * m * 4 * CONTEXT_WORK * c if cross_attends else 0
     masks = rows * n * (n if cpu else m) * MASK_BYTES
     logits = rows * n * config.vocab_size * 4 * LOGITS_WORK
