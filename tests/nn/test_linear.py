@@ -43,3 +43,11 @@ def test_rounding_is_to_the_nearest() -> None:
     rounded = Int8Linear(layer)
     assert rounded.weight.tolist() == [[127, 1, -2]]
     assert rounded.scale.item() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("inputs", [7, 8, 14, 40])
+def test_rows_of_rounded_weights_of_any_length(inputs: int) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(inputs, 5), torch.randn(1, inputs)
+    with torch.no_grad():
+        assert (Int8Linear(layer)(x) - layer(x)).abs().max() < 0.05

@@ -41,7 +41,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The product with the rounded weights, plus the bias."""
-        if input.numel() == self.weight.shape[1] and input.device.type == "cpu":
+        # PyTorch's 8-bit product reads beyond rows whose length is no multiple of 16.
+        if input.numel() == self.weight.shape[1] and input.device.type == "cpu" and self.weight.shape[1] % 16 == 0:
             if torch.compiler.is_compiling():
                 product = _read_once(self.weight, input)
             else:
