@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from perceivers.models.cached import CachedPerceiverAR
-from perceivers.models.config import PerceiverARConfig, RotaryPositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import PerceiverARConfig, RotaryPositions
 
 
 @dataclass(frozen=True, kw_only=True)

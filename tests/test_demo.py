@@ -11,7 +11,7 @@ from perceivers.cli.main import main
 from perceivers.data.chorales import chorale_events, chorale_splits
 from perceivers.data.config import DataConfig
 from perceivers.data.music import seconds
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.presets import bach_demo
 from perceivers.train.config import TrainConfig
 

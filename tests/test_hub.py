@@ -22,7 +22,7 @@ from perceivers.hub import (
     write_tensors,
 )
 from perceivers.models.build import build
-from perceivers.models.config import (
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,

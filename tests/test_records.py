@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from perceivers.data.config import CopyConfig, DataConfig
-from perceivers.models.config import (
+from perceivers.models.config import ModelConfig
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,
-    ModelConfig,
     PerceiverARConfig,
     RotaryPositions,
     TablePositions,
@@ -24,6 +24,9 @@ from perceivers.train.config import TrainConfig
 class Point:
     at: tuple[float, float] = (0.0, 0.0)
     weights: tuple[int, ...] = ()
+
+
+AR = {"kind": "perceiver_ar"}
 
 
 def through_files(config: Any) -> list[Any]:
@@ -67,19 +70,20 @@ def test_an_integer_is_a_float_as_well() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": {"dimm": 3}}, "model.dimm: no such field of PerceiverARConfig; did you mean 'dim'?"),
+        ({"model": AR | {"dimm": 3}}, "model.dimm: no such field of PerceiverARConfig; did you mean 'dim'?"),
         ({"zzz": 3}, "zzz: no such field of TrainConfig; it has model, data, objective"),
         ({7: 3}, "7: no such field of TrainConfig"),
         ({"data": {"lenght": 4, "min_mirrored": 1}}, "data.lenght: no such field of CopyConfig; did you mean 'length'"),
         (
-            {"model": {"positions": {"kind": "spiral"}}},
+            {"model": AR | {"positions": {"kind": "spiral"}}},
             "model.positions: kind 'spiral' is not one of 'rotary', 'table'",
         ),
-        ({"model": {"positions": {"head_share": 1.0}}}, "model.positions: kind 'None' is not one of"),
-        ({"model": {"positions": {"kind": [1]}}}, r"model.positions: kind '\[1\]' is not one of"),
-        ({"model": {"dim": "64"}}, "model.dim: got '64', needs int"),
-        ({"model": {"input_dim": 0.5}}, "model.input_dim: got 0.5, needs int or None"),
-        ({"model": 3}, "model: got 3, needs PerceiverARConfig"),
+        ({"model": AR | {"queries": {}}}, "model.queries: needs a kind, one of 'input', 'mlp', 'learned'"),
+        ({"model": {"dim": 3}}, "model: needs a kind, one of 'perceiver_ar', 'ecp', 'perceiver_io', 'hip'"),
+        ({"model": AR | {"positions": {"kind": [1]}}}, r"model.positions: kind '\[1\]' is not one of"),
+        ({"model": AR | {"dim": "64"}}, "model.dim: got '64', needs int"),
+        ({"model": AR | {"input_dim": 0.5}}, "model.input_dim: got 0.5, needs int or None"),
+        ({"model": 3}, "model: got 3, needs PerceiverARConfig or ECPConfig"),
         ({"optim": {"lr": "3e-4"}}, "optim.lr: got '3e-4', needs float"),
         ({"optim": {"betas": [0.9]}}, r"optim.betas: got \(0.9,\), needs tuple\[float, float\]"),
         ({"optim": {"schedule": "cosin"}}, "optim.schedule: got 'cosin', needs 'constant' or 'cosine' or"),
@@ -92,10 +96,10 @@ def test_what_does_not_fit_is_named(values: dict[Any, Any], message: str) -> Non
 
 
 def test_a_file_that_holds_no_fields_is_refused() -> None:
-    with pytest.raises(ValueError, match="config: got 'text', needs PerceiverARConfig"):
+    with pytest.raises(ValueError, match="config: got 'text', needs PerceiverARConfig or"):
         from_dict(ModelConfig, "text")
 
 
 def test_checks_of_the_config_itself_are_made() -> None:
     with pytest.raises(ValueError, match="num_latents=0 must lie in"):
-        from_dict(ModelConfig, {"num_latents": 0})
+        from_dict(ModelConfig, AR | {"num_latents": 0})

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from perceivers.generate.config import DecodingConfig, SamplingConfig
     from perceivers.generate.loaded import Loaded, load
     from perceivers.models.build import build
-    from perceivers.models.config import PerceiverARConfig
     from perceivers.models.perceiver_ar import PerceiverAR
+    from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 __version__ = "0.1.0"
 
@@ -25,7 +25,7 @@ _HOMES = {
     "DecodingConfig": "generate.config",
     "Loaded": "generate.loaded",
     "PerceiverAR": "models.perceiver_ar",
-    "PerceiverARConfig": "models.config",
+    "PerceiverARConfig": "models.perceiver_ar_config",
     "SamplingConfig": "generate.config",
     "build": "models.build",
     "load": "generate.loaded",

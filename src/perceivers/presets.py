@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from perceivers.data.config import CopyConfig, DataConfig
-from perceivers.models.config import PerceiverARConfig, RotaryPositions, TablePositions
+from perceivers.models.perceiver_ar_config import PerceiverARConfig, RotaryPositions, TablePositions
 from perceivers.train.config import OptimConfig, TrainConfig
 
 MUSIC_VOCAB, BYTES_VOCAB = 391, 259

@@ -21,7 +21,7 @@ def to_dict(record: Any) -> Any:
 def from_dict(cls: type[Record] | Any, values: Any, *, path: str = "") -> Record:
     """What `to_dict` was given; fields that are missing take their defaults.
 
-    Where a field may be one of several dataclasses, its `kind` says which, or else the names of its fields.
+    Where a field may be one of several dataclasses, its `kind` says which; without one, the names of its fields.
 
     Args:
         cls: Type of the result: a dataclass, or the type of one of its fields.
@@ -36,10 +36,22 @@ def from_dict(cls: type[Record] | Any, values: Any, *, path: str = "") -> Record
     if records and isinstance(values, dict):
         return _record(_by_kind(records, values, path), values, path)
     if isinstance(values, list):
-        values = tuple(values)
+        values = _tuple(options, values, path)
     if not any(_fits(option, values) for option in options):
         raise ValueError(f"{path or 'config'}: got {values!r}, needs {' or '.join(map(_spelled, options))}")
     return values
+
+
+def _tuple(options: tuple[Any, ...], values: list[Any], path: str) -> tuple[Any, ...]:
+    """A list as a tuple; its dictionaries as the dataclasses that stand in such a tuple."""
+    items = [typing.get_args(option)[0] for option in options if typing.get_origin(option) is tuple]
+    inner = next((item for item in items if dataclasses.is_dataclass(item)), None)
+    if inner is None:
+        return tuple(values)
+    return tuple(
+        from_dict(inner, value, path=f"{path}[{i}]") if isinstance(value, dict) else value
+        for i, value in enumerate(values)
+    )
 
 
 def _fits(cls: Any, value: Any) -> bool:
@@ -66,9 +78,12 @@ def _by_kind(records: list[Any], values: dict[Any, Any], path: str) -> Any:
     if len(records) == 1:
         return records[0]
     kinds = {f.default: record for record in records for f in dataclasses.fields(record) if f.name == "kind"}
-    if not kinds:
-        return max(records, key=lambda record: len(values.keys() & {f.name for f in dataclasses.fields(record)}))
-    if (kind := str(values.get("kind"))) not in kinds:
+    if "kind" not in values:
+        known = [len(values.keys() & {f.name for f in dataclasses.fields(record)}) for record in records]
+        if known.count(max(known)) == 1:
+            return records[known.index(max(known))]
+        raise ValueError(f"{path or 'config'}: needs a kind, one of {', '.join(map(repr, kinds))}")
+    if (kind := str(values["kind"])) not in kinds:
         raise ValueError(f"{path or 'config'}: kind {kind!r} is not one of {', '.join(map(repr, kinds))}")
     return kinds[kind]
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from perceivers.convert.official_ar import config_from_official, convert, convert_params, load_official
-from perceivers.models.config import (
+from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,
@@ -17,7 +18,6 @@ from perceivers.models.config import (
     RotaryPositions,
     TablePositions,
 )
-from perceivers.models.perceiver_ar import PerceiverAR
 
 
 def reference_case() -> tuple[Path, dict[str, Any]]:

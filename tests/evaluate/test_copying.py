@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from perceivers.evaluate.copying import _windows, score_copying
 from perceivers.models.build import build
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 LENGTH = 22
 

@@ -10,7 +10,7 @@ from perceivers.data.tokens import StoreWriter, TokenSplit, TokenStore
 from perceivers.evaluate import likelihood
 from perceivers.evaluate.likelihood import Likelihood, score
 from perceivers.models.build import build
-from perceivers.models.config import MLPQueries, PerceiverARConfig, TablePositions
+from perceivers.models.perceiver_ar_config import MLPQueries, PerceiverARConfig, TablePositions
 
 LENGTHS = (1, 2, 3, 5, 7, 11, 13, 29)
 """Ids in the documents; two more with SOS and EOS."""

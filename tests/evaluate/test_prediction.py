@@ -6,7 +6,7 @@ from torch import nn
 from perceivers.data.batch import TokenBatch
 from perceivers.evaluate.prediction import cross_entropy, predict
 from perceivers.models.build import build
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
 @pytest.fixture

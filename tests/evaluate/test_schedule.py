@@ -10,8 +10,8 @@ from perceivers.evaluate.schedule import forced_log_probs, predictions_a_rebuild
 from perceivers.generate.decode import FullForward
 from perceivers.models.build import build
 from perceivers.models.cached import CachedPerceiverAR
-from perceivers.models.config import LearnedQueries, PerceiverARConfig, RotaryPositions, TablePositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, RotaryPositions, TablePositions
 
 CONFIG = PerceiverARConfig(
     vocab_size=17, max_seq_len=23, num_latents=7, dim=14, depth=2, heads=7, cross_heads=2, zero_logits=False

@@ -12,8 +12,8 @@ from perceivers.generate import decode as module
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.decode import Step, decode, longest_prompt
 from perceivers.models.build import build
-from perceivers.models.config import LearnedQueries, MLPQueries, PerceiverARConfig, TablePositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import LearnedQueries, MLPQueries, PerceiverARConfig, TablePositions
 
 CONFIG = PerceiverARConfig(
     vocab_size=17, max_seq_len=11, num_latents=5, dim=14, depth=1, heads=7, cross_heads=2, zero_logits=False

@@ -6,7 +6,7 @@ import torch
 from perceivers.generate.lean import lighten
 from perceivers.generate.loaded import Loaded
 from perceivers.models.build import build
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 CONFIG = PerceiverARConfig(
     vocab_size=17, max_seq_len=11, num_latents=5, dim=64, depth=2, heads=4, cross_heads=2, zero_logits=False

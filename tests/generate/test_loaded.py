@@ -13,7 +13,7 @@ from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.decode import Step
 from perceivers.generate.loaded import Continuation, Loaded, load
 from perceivers.models.build import build
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 PROMPTS = [None, [3, 5], np.array([7, 0, 12, 1, 4]), np.arange(40) % 13]
 

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from perceivers.models.build import build
-from perceivers.models.config import LearnedQueries, MLPQueries, PerceiverARConfig, TablePositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import LearnedQueries, MLPQueries, PerceiverARConfig, TablePositions
 
 CONFIG = PerceiverARConfig(
     vocab_size=17, max_seq_len=13, num_latents=5, dim=14, depth=2, heads=2, cross_heads=2, zero_logits=False

@@ -9,8 +9,14 @@ import torch
 
 from perceivers.models.build import build
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
-from perceivers.models.config import LearnedQueries, MLPQueries, PerceiverARConfig, RotaryPositions, TablePositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import (
+    LearnedQueries,
+    MLPQueries,
+    PerceiverARConfig,
+    RotaryPositions,
+    TablePositions,
+)
 
 CONFIG = PerceiverARConfig(
     vocab_size=17, max_seq_len=23, num_latents=7, dim=14, depth=2, heads=7, cross_heads=2, zero_logits=False
@@ -147,7 +153,7 @@ import torch
 from perceivers.generate.lean import lighten
 from perceivers.models.build import build
 from perceivers.models.cached import CachedPerceiverAR
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 config = PerceiverARConfig(
     vocab_size=17, max_seq_len=13, num_latents=5, dim=14, depth=1, heads=7, cross_heads=2, zero_logits=False

@@ -11,7 +11,8 @@ from perceivers.data.config import CopyConfig
 from perceivers.data.synthetic import MirroredLoader
 from perceivers.models import cost
 from perceivers.models.build import build
-from perceivers.models.config import (
+from perceivers.models.cost import count_parameters, forward_flops, parts, training_memory
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,
@@ -19,7 +20,6 @@ from perceivers.models.config import (
     RotaryPositions,
     TablePositions,
 )
-from perceivers.models.cost import count_parameters, forward_flops, parts, training_memory
 from perceivers.nn import attention
 from perceivers.train.config import ObjectiveConfig
 from perceivers.train.objectives import next_token
@@ -163,7 +163,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from perceivers.data.config import CopyConfig
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.train.config import TrainConfig
 from perceivers.train.loop import train
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perceivers.models.config import (
+from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,
@@ -14,7 +15,6 @@ from perceivers.models.config import (
     RotaryPositions,
     TablePositions,
 )
-from perceivers.models.perceiver_ar import PerceiverAR
 
 SEQ_LEN, LATENTS, VOCAB = 13, 5, 31
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ from torch import Tensor
 from perceivers.convert.official_ar import config_from_official
 from perceivers.data.blocks import evaluation_blocks
 from perceivers.evaluate.likelihood import BUCKETS
-from perceivers.models.config import PerceiverARConfig, RotaryPositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import PerceiverARConfig, RotaryPositions
 from perceivers.nn.blocks import SelfAttentionBlock, activate
 from perceivers.nn.masks import align_right, length_mask
 from perceivers.nn.positions import (

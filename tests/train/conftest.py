@@ -10,7 +10,7 @@ import pytest
 
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.data.tokens import StoreWriter, TokenStore
-from perceivers.models.config import PerceiverARConfig, TablePositions
+from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.train.config import OptimConfig, TrainConfig
 
 MODEL = PerceiverARConfig(

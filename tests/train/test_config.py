@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from perceivers.data.config import CopyConfig
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.train.config import ObjectiveConfig, OptimConfig, TrainConfig
 
 

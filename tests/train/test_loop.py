@@ -18,7 +18,7 @@ from perceivers.data.loader import TokenLoader
 from perceivers.data.tokens import TokenStore
 from perceivers.evaluate.copying import score_copying
 from perceivers.hub import read_model
-from perceivers.models.config import PerceiverARConfig, TablePositions
+from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.train import loop, run
 from perceivers.train.checkpoint import checkpoints
 from perceivers.train.config import ObjectiveConfig, OptimConfig, TrainConfig

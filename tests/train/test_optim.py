@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from perceivers.models.build import build
-from perceivers.models.config import LearnedQueries, PerceiverARConfig, TablePositions
+from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, TablePositions
 from perceivers.train.config import OptimConfig
 from perceivers.train.optim import build_optimizer, clip_gradients, learning_rate
 

@@ -11,7 +11,7 @@ import yaml
 from perceivers.data.tokens import StoreWriter, TokenStore
 from perceivers.hub import read_model, write_model
 from perceivers.models.build import build
-from perceivers.models.config import PerceiverARConfig, TablePositions
+from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.records import from_dict
 from perceivers.train.config import TrainConfig
 from perceivers.train.errors import TrainingError

@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from perceivers.convert.inert_pickle import as_array, as_mapping, read_pickle
-from perceivers.models.config import (
-    ActivationName,
+from perceivers.models.options import ActivationName
+from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,
@@ -26,7 +27,6 @@ from perceivers.models.config import (
     RotaryPositions,
     TablePositions,
 )
-from perceivers.models.perceiver_ar import PerceiverAR
 
 __all__ = ["config_from_official", "convert", "convert_params", "load_official"]
 

@@ -12,7 +12,7 @@ from perceivers.data.blocks import evaluation_block, num_blocks
 from perceivers.data.synthetic import mirrored_ids
 from perceivers.device import autocast
 from perceivers.evaluate.prediction import cross_entropy, predict
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from perceivers.data.blocks import Block, evaluation_blocks
 from perceivers.data.tokens import TokenSplit
 from perceivers.device import autocast
 from perceivers.evaluate.prediction import cross_entropy, predict
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 BUCKETS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """Lower edges of the position buckets (official `_eval_epoch`)."""

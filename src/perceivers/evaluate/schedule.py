@@ -25,7 +25,7 @@ from perceivers.evaluate.prediction import cross_entropy, predict
 from perceivers.generate.decode import Predictor
 from perceivers.generate.sampling import log_probabilities
 from perceivers.models.cached import why_not_cached
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 Window = tuple[int, int]
 """A row, and the column of its first input."""

@@ -13,7 +13,7 @@ from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
 from perceivers.generate.sampling import log_probabilities, sample
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
-from perceivers.models.config import PerceiverARConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
 @dataclass(frozen=True)

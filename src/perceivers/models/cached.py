@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from perceivers.models.config import LearnedQueries, PerceiverARConfig, TablePositions
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, TablePositions
 from perceivers.nn.attention import SharedContext
 from perceivers.nn.blocks import CrossAttentionBlock
 from perceivers.nn.cache import KVCache

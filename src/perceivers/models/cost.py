@@ -6,12 +6,7 @@ Letters: M inputs, N latents, E channels of the input, C of the cross-attend, D 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from perceivers.models.config import (
-    LearnedQueries,
-    MLPQueries,
-    PerceiverARConfig,
-    RotaryPositions,
-)
+from perceivers.models.perceiver_ar_config import LearnedQueries, MLPQueries, PerceiverARConfig, RotaryPositions
 
 ALLOCATOR_SHARE = 1.25
 """Memory that a process takes for its activations over what they hold at their peak: freed pieces between them can't be

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from perceivers.models.config import BackendName
+from perceivers.models.options import BackendName
 
 Pattern = Literal["ecp", "double", "compressed", "ssplit", "perceiver_ar"]
 

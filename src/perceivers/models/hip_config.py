@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perceivers.models.hip_groups import GroupLayout, group_layout
-
-BackendName = Literal["auto", "reference", "sdpa"]
+from perceivers.models.options import BackendName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from perceivers.models.config import ActivationName, BackendName
 from perceivers.models.feature_config import (
     PointFeatures,
     Shape,
@@ -18,6 +17,7 @@ from perceivers.models.input_config import (
     MultimodalInputConfig,
     check_names,
 )
+from perceivers.models.options import ActivationName, BackendName
 
 
 def check_heads(name: str, heads: int, *widths: int) -> None:

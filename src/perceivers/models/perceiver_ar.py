@@ -12,8 +12,8 @@ from einops import reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from perceivers.models.config import (
-    ActivationName,
+from perceivers.models.options import ActivationName
+from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
     MLPQueries,

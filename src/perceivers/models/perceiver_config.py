@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from perceivers.models.config import ActivationName, BackendName
 from perceivers.models.feature_config import PixelFeatures, positive
 from perceivers.models.input_config import InputConfig, MultimodalInputConfig
+from perceivers.models.options import ActivationName, BackendName
 from perceivers.models.output_config import AverageOutputConfig, MultimodalOutputConfig, QueryOutputConfig, check_heads
 
 Sharing = Literal["none", "all", "after_first"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perceivers.models.config import LearnedQueries, PerceiverARConfig, RotaryPositions, TablePositions
+from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, RotaryPositions, TablePositions
 
 SMALL: dict[str, Any] = {"max_seq_len": 11, "num_latents": 5, "dim": 14, "depth": 3, "heads": 2, "cross_heads": 2}
 
