@@ -12,28 +12,25 @@ Ids are raw (bytes 0..255, performance events 0..387); special ids and a model's
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int, Integer
 
 from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, damaged
+from perceivers.data.new_directory import NewDirectory, write_synced
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
 
 HEADER = "header.json"
 TOKENS, OFFSETS, NAMES = ".tokens", ".offsets", ".names"
-LOCK = "lock"
 
 CHECKSUM_LIMIT = 2**30
 """Stores below this many bytes have their checksums verified whenever they are opened."""
@@ -196,28 +193,16 @@ class StoreWriter:
         """
         if not 1 <= vocab_size <= 2**32:
             raise ValueError(f"vocab_size={vocab_size} must lie in 1..{2**32}")
-        self.path = Path(path).resolve()
-        self.tokenizer, self.vocab_size, self.overwrite = tokenizer, vocab_size, overwrite
+        files = (HEADER, TOKENS, OFFSETS, NAMES)
+        self._place = NewDirectory(path, kind="token store", files=files, overwrite=overwrite)
+        self.path = self._place.path
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.source, self.command = source, command
         self.dtype = "uint16" if vocab_size <= 2**16 else "uint32"
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
-        self._replaced = self.path.with_name(f".{self.path.name}.replaced")
         self._splits: dict[str, _SplitWriter] = {}
-        self._lock: BinaryIO | None = None
-        self._check_target()
 
     def __enter__(self) -> "StoreWriter":
-        with self._explained():
-            self._partial.mkdir(parents=True, exist_ok=True)
-            lock = (self._partial / LOCK).open("wb")
-        if not _lock_now(lock):
-            lock.close()
-            raise FileExistsError(f"{self.path}: another process is writing this store; wait for it or stop it")
-        self._lock = lock
-        for leftover in self._partial.iterdir():  # of a writer that was killed
-            if leftover.name != LOCK:
-                leftover.unlink()
-        shutil.rmtree(self._replaced, ignore_errors=True)
+        self._place.open()
         return self
 
     def append(self, split: str, ids: np.ndarray, *, name: str) -> None:
@@ -232,7 +217,7 @@ class StoreWriter:
             ValueError: An id is outside the vocabulary, or `ids` is no list of integers.
             OSError: The disk is full, or another fault of the file system.
         """
-        if self._lock is None:
+        if not self._place.is_open:
             raise RuntimeError("append to a StoreWriter inside its `with` block")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
             raise ValueError(f"split {split!r} names a file: use letters, digits, - and _ only")
@@ -247,9 +232,9 @@ class StoreWriter:
                 f"document {name!r}: id {ids[place]} at place {place} is outside the vocabulary of "
                 f"{self.vocab_size} (ids 0..{self.vocab_size - 1})"
             )
-        with self._explained():
+        with self._place.explained():
             if split not in self._splits:
-                self._splits[split] = _SplitWriter(self._partial / split)
+                self._splits[split] = _SplitWriter(self._place.partial / split)
             self._splits[split].append(ids.astype(_little_endian(self.dtype)).tobytes(), len(ids), name)
 
     def __exit__(
@@ -257,21 +242,17 @@ class StoreWriter:
     ) -> None:
         try:
             if kind is None:
-                with self._explained():
+                with self._place.explained():
                     self._commit()
-        finally:  # after a commit the partial directory is gone, and this only lets go of the lock
+        finally:
             for writer in self._splits.values():
                 with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
                     writer.stream.close()
-            shutil.rmtree(self._partial, ignore_errors=True)
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            self._place.discard()
 
     def _commit(self) -> None:
         if not self._splits:
             raise ValueError(f"{self.path}: no document was written, so there is no store to make")
-        self._check_target()  # again: hours may have passed
         records = {name: writer.finish() for name, writer in self._splits.items()}
         header = StoreHeader(
             tokenizer=self.tokenizer,
@@ -281,46 +262,8 @@ class StoreWriter:
             source=self.source,
             command=self.command,
         )
-        _write_synced(self._partial / HEADER, header.to_json().encode())
-        (self._partial / LOCK).unlink()
-        _sync_directory(self._partial)
-        if self.path.exists():
-            os.rename(self.path, self._replaced)
-        try:
-            os.rename(self._partial, self.path)
-        except OSError:
-            if self._replaced.exists():
-                os.rename(self._replaced, self.path)
-            raise
-        _sync_directory(self.path.parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
-
-    def _check_target(self) -> None:
-        if self.path.is_mount():
-            raise FileExistsError(f"{self.path}: a mount point cannot be replaced; choose a directory inside it")
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
-        ours = (TOKENS, OFFSETS, NAMES)
-        if not self.path.is_dir() or any(
-            entry.name != HEADER and entry.suffix not in ours for entry in self.path.iterdir()
-        ):
-            raise FileExistsError(f"{self.path}: exists and is not a token store; choose another place")
-        if not self.overwrite:
-            raise FileExistsError(f"{self.path}: a token store is there already; choose another place or --overwrite")
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say what a full disk means here."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OSError(
-                error.errno,
-                f"the disk is full: {self.path} was not written and nothing of it is left; "
-                f"free some space in {self.path.parent} or choose another place",
-            ) from error
+        write_synced(self._place.partial / HEADER, header.to_json().encode())
+        self._place.commit()
 
 
 class _SplitWriter:
@@ -352,7 +295,7 @@ class _SplitWriter:
             NAMES: json.dumps(self.names).encode(),
         }
         for suffix, data in small.items():
-            _write_synced(Path(f"{self.base}{suffix}"), data)
+            write_synced(Path(f"{self.base}{suffix}"), data)
             record = FileRecord(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             files[self.base.name + suffix] = record
         return SplitRecord(documents=len(self.names), tokens=self.offsets[-1], files=files)
@@ -360,29 +303,3 @@ class _SplitWriter:
 
 def _little_endian(dtype: str) -> np.dtype:
     return np.dtype(dtype).newbyteorder("<")
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock_now(stream: BinaryIO) -> bool:
-    """Lock the file for this process alone; when the process dies, however it dies, the lock is gone."""
-    import fcntl  # POSIX only, and only writers need it
-
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
