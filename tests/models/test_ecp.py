@@ -178,7 +178,7 @@ def test_context_of_any_length() -> None:
 
 def test_one_segment_is_a_plain_decoder() -> None:
     """ECP with a long segment, double attention without context and the baseline without history are the same."""
-    ecp = fresh(replace(CLEAN, segment_len=17))
+    ecp = fresh(replace(CLEAN, segment_len=13))
     row = tokens(2, 13)
     expected = ecp(row)
     for pattern in ("double", "ssplit", "perceiver_ar"):

@@ -18,7 +18,7 @@ VARIANTS = {
     "segments of one": replace(CONFIG, segment_len=1),
     "one layer": replace(CONFIG, depth=1, segment_len=3),
     "many layers": replace(CONFIG, depth=5, segment_len=2),
-    "one long segment": replace(CONFIG, segment_len=64),
+    "one long segment": replace(CONFIG, max_seq_len=64, segment_len=64),
     "keys normalised": replace(CONFIG, key_norm=True),
     "authors'": replace(CONFIG, tied_kv=True, rotary="first", first_output=True),
 }

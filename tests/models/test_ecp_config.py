@@ -25,10 +25,21 @@ def test_which_positions_predict() -> None:
     assert ECPConfig(dim=15 * 2, heads=3).head_dim == 10
 
 
+def test_one_segment_may_be_all_there_is() -> None:
+    assert ECPConfig(max_seq_len=13, segment_len=13).segment_len == 13
+    assert ECPConfig(max_seq_len=13, segment_len=17, pattern="perceiver_ar", num_latents=5).segment_len == 17
+
+
+def test_nothing_ends_the_positions() -> None:
+    config = ECPConfig(**TINY)
+    assert (config.position_axes, config.max_position) == (1, None)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"segment_len": 0}, "segment_len=0 must be at least 1"),
+        ({"segment_len": 17}, "segment_len=17 is 4 tokens longer than max_seq_len=13, .*: lower it to at most 13, or"),
         ({"depth": 0}, "depth=0 must be at least 1"),
         ({"dim": 14, "heads": 2}, r"heads=2 must divide dim=14 .* an even number .*: 14 / 2 = 7"),
         ({"dim": 14, "heads": 3}, r"heads=3 must divide dim=14 .* 14 / 3 = 4\.66667"),

@@ -9,7 +9,6 @@ Nothing limits the length: rotations see distances alone.
 """
 
 import sys
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -50,8 +49,9 @@ class CachedECP:
             assert isinstance(layer.attention, SegmentAttention)
             self.layers.append((layer, layer.attention))
         self.dtype = dtype or model.norm.weight.dtype
-        options: dict[str, Any] = {"dynamic": True, "options": COMPILE_OPTIONS}
-        self._step = torch.compile(self._one_token, **options) if compiled else self._one_token
+        self._step = (
+            torch.compile(self._one_token, dynamic=True, options=COMPILE_OPTIONS) if compiled else self._one_token
+        )
 
     @torch.inference_mode()
     def start(

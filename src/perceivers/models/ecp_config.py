@@ -65,14 +65,20 @@ class ECPConfig:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.first_output and self.pattern != "ecp":
             raise ValueError(f"first_output=True belongs to pattern 'ecp'; {self.pattern!r} has one output projection")
-        self._check_latents()
+        self._check_lengths()
 
-    def _check_latents(self) -> None:
+    def _check_lengths(self) -> None:
         if self.pattern == "ecp":
             if self.num_latents is not None:
                 raise ValueError(
                     f"num_latents={self.num_latents} with pattern 'ecp': it has no latents, every position predicts; "
                     "leave num_latents out"
+                )
+            if self.segment_len > self.max_seq_len:
+                raise ValueError(
+                    f"segment_len={self.segment_len} is {self.segment_len - self.max_seq_len} tokens longer than "
+                    f"max_seq_len={self.max_seq_len}, so no input has a second segment: lower it to at most "
+                    f"{self.max_seq_len}, or raise max_seq_len"
                 )
             return
         if self.num_latents is None or not 0 < self.num_latents <= self.max_seq_len:
@@ -100,3 +106,13 @@ class ECPConfig:
     def context_len(self) -> int:
         """Tokens of a full input that come before the latents."""
         return self.max_seq_len - self.num_targets
+
+    @property
+    def position_axes(self) -> int:
+        """Axes of a position."""
+        return 1
+
+    @property
+    def max_position(self) -> int | None:
+        """No largest position: rotations see distances alone."""
+        return None

@@ -207,6 +207,11 @@ class PerceiverARConfig:
         return self.max_seq_len - self.num_latents
 
     @property
+    def num_targets(self) -> int:
+        """Positions of a full input that predict, the last ones."""
+        return self.num_latents
+
+    @property
     def wavelength(self) -> int:
         """Longest rotary wavelength, in tokens over 2 pi."""
         if not isinstance(self.positions, RotaryPositions):
