@@ -1,4 +1,4 @@
-"""header.json: what a token store says of itself."""
+"""header.json: what a store says of itself, and whether its files are as it says."""
 
 import hashlib
 import json
@@ -6,10 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FileRecord", "SplitRecord", "StoreHeader", "damaged"]
+__all__ = [
+    "FileRecord",
+    "SplitRecord",
+    "StoreHeader",
+    "check_sizes",
+    "check_sums",
+    "damaged",
+    "fingerprint_of",
+    "header_text",
+    "read_header",
+]
 
-FORMAT = "perceivers token store"
-VERSION = 1
+KIND, VERSION = "token store", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +57,11 @@ class StoreHeader:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change with anything a model would notice: ids, documents, tokenizer, splits."""
-        content = {key: value for key, value in asdict(self).items() if key not in ("source", "command")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self)
 
     def to_json(self) -> str:
         """The text of header.json."""
-        stamp = {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint}
-        return json.dumps(stamp | asdict(self), indent=2) + "\n"
+        return header_text(self, kind=KIND, version=VERSION)
 
     @classmethod
     def read(cls, path: Path) -> "StoreHeader":
@@ -63,18 +70,7 @@ class StoreHeader:
         Raises:
             ValueError: It is not a token store's header, from a newer version, or damaged.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # covers bad JSON and bad UTF-8
-            raise damaged(path, f"not readable as JSON ({error})") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"{path}: not the header of a token store; make a store with `perceivers prepare`")
-        if (version := values.pop("version", None)) != VERSION:
-            raise ValueError(
-                f"{path}: format version {version!r}, this program reads version {VERSION}; "
-                "upgrade perceivers, or prepare the store again"
-            )
-        fingerprint = values.pop("fingerprint", None)
+        values, fingerprint = read_header(path, kind=KIND, version=VERSION)
         try:
             splits = {name: _split_record(record) for name, record in values.pop("splits").items()}
             header = cls(splits=splits, **values)
@@ -88,6 +84,66 @@ class StoreHeader:
 def _split_record(values: dict[str, Any]) -> SplitRecord:
     files = {name: FileRecord(**record) for name, record in values.pop("files").items()}
     return SplitRecord(files=files, **values)
+
+
+def fingerprint_of(header: Any) -> str:
+    """16 hex digits that change with everything in a header, a dataclass, but `source` and `command`."""
+    content = {key: value for key, value in asdict(header).items() if key not in ("source", "command")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def header_text(header: Any, *, kind: str, version: int) -> str:
+    """A header, a dataclass, as the text of header.json."""
+    stamp = {"format": f"perceivers {kind}", "version": version, "fingerprint": fingerprint_of(header)}
+    return json.dumps(stamp | asdict(header), indent=2) + "\n"
+
+
+def read_header(path: Path, *, kind: str, version: int) -> tuple[dict[str, Any], Any]:
+    """The fields of a header.json, and the fingerprint that it names.
+
+    Raises:
+        ValueError: It is not the header of such a store, from a newer version, or no JSON.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # covers bad JSON and bad UTF-8
+        raise damaged(path, f"not readable as JSON ({error})") from error
+    if not isinstance(values, dict) or values.pop("format", None) != f"perceivers {kind}":
+        raise ValueError(f"{path}: not the header of a {kind}; make a store with `perceivers prepare`")
+    if (found := values.pop("version", None)) != version:
+        raise ValueError(
+            f"{path}: format version {found!r}, this program reads version {version}; "
+            "upgrade perceivers, or prepare the store again"
+        )
+    return values, values.pop("fingerprint", None)
+
+
+def check_sizes(directory: Path, files: dict[str, FileRecord]) -> None:
+    """Compare the sizes of a store's files with their records.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: One is longer or shorter.
+    """
+    for name, record in files.items():
+        file = directory / name
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: missing; copy the whole store again, or prepare it again")
+        if (size := file.stat().st_size) != record.num_bytes:
+            raise damaged(file, f"{size:,} bytes where the header says {record.num_bytes:,}")
+
+
+def check_sums(directory: Path, files: dict[str, FileRecord]) -> None:
+    """Read every file and compare its checksum with its record.
+
+    Raises:
+        ValueError: A file differs; the message names it.
+    """
+    for name, record in files.items():
+        with (directory / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != record.sha256:
+            raise damaged(directory / name, "its content does not match the checksum in the header")
 
 
 def damaged(path: Path, what: str) -> ValueError:

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Int, Integer
 
-from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, damaged
+from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged
 from perceivers.data.new_directory import NewDirectory, write_synced
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
@@ -87,9 +86,8 @@ class TokenStore:
         if not (path / HEADER).is_file():
             raise ValueError(f"{path}: not a token store, it has no {HEADER}; make one with `perceivers prepare`")
         store = cls(path, StoreHeader.read(path / HEADER))
-        records = [record for split in store.header.splits.values() for record in split.files.values()]
-        store._check_sizes()
-        if sum(record.num_bytes for record in records) < CHECKSUM_LIMIT:
+        check_sizes(path, store._files)
+        if sum(record.num_bytes for record in store._files.values()) < CHECKSUM_LIMIT:
             store.verify()
         for name in store.splits:
             store._check_split(name)
@@ -127,23 +125,11 @@ class TokenStore:
         Raises:
             ValueError: A file differs; the message names it.
         """
-        for file, record in self._files():
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if digest != record.sha256:
-                raise damaged(file, "its content does not match the checksum in the header")
+        check_sums(self.path, self._files)
 
-    def _files(self) -> Iterator[tuple[Path, FileRecord]]:
-        for split in self.header.splits.values():
-            for name, record in split.files.items():
-                yield self.path / name, record
-
-    def _check_sizes(self) -> None:
-        for file, record in self._files():
-            if not file.is_file():
-                raise FileNotFoundError(f"{file}: missing; copy the whole store again, or prepare it again")
-            if (size := file.stat().st_size) != record.num_bytes:
-                raise damaged(file, f"{size:,} bytes where the header says {record.num_bytes:,}")
+    @property
+    def _files(self) -> dict[str, FileRecord]:
+        return {name: record for split in self.header.splits.values() for name, record in split.files.items()}
 
     def _check_split(self, name: str) -> None:
         """Compare counts with files: a store too large for checksums at opening may still be damaged."""
