@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -17,6 +18,8 @@ from perceivers.data.music import stretch, transpose
 from perceivers.data.tokens import TokenSplit
 
 __all__ = ["TokenLoader", "epoch_order", "prefetch", "rank_rows"]
+
+Batch = TypeVar("Batch")
 
 EPOCH, ROW = 0, 1
 """Keep the random numbers of epochs and of rows apart: they are seeded by (seed, EPOCH or ROW, count)."""
@@ -166,9 +169,7 @@ def rank_rows(batch_size: int, *, rank: int, world_size: int) -> range:
     return range(rank, batch_size, world_size)
 
 
-def prefetch(
-    make: Callable[[int], TokenBatch], first_step: int, *, ahead: int = 2
-) -> Generator[TokenBatch, None, None]:
+def prefetch(make: Callable[[int], Batch], first_step: int, *, ahead: int = 2) -> Generator[Batch, None, None]:
     """`make(first_step)`, `make(first_step + 1)`, ... without end; a thread is up to `ahead` steps in front.
 
     The thread ends with the iterator, and an error in `make` is raised where the batch is asked for.
