@@ -7,8 +7,10 @@ from perceivers.data.text import (
     BYTES_VOCAB_SIZE,
     decode_bytes,
     decode_perceiver_bytes,
+    decode_perceiver_text,
     encode_bytes,
     encode_perceiver_bytes,
+    encode_perceiver_text,
 )
 
 
@@ -46,3 +48,17 @@ def test_perceiver_ids_are_bytes_after_six_special_ids(text: str) -> None:
     assert ids.tolist() == [byte + 6 for byte in text.encode()]
     assert decode_perceiver_bytes(np.array([1, 0, *ids.tolist(), 3, 5])) == text
     assert encode_perceiver_bytes(text.encode()).tolist() == ids.tolist()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_text_with_its_marks_comes_back(text: str) -> None:
+    assert decode_perceiver_text(encode_perceiver_text(text)) == f"[CLS]{text}[SEP]"
+
+
+def test_names_of_special_ids_in_a_text_are_these_ids() -> None:
+    assert encode_perceiver_text("a[MASK][PAD]é[mask").tolist() == [
+        *[4, 103, 3, 0, 201, 175],
+        *[byte + 6 for byte in b"[mask"],
+        5,
+    ]
+    assert decode_perceiver_text(np.array([201, 3, 175, 0, 1, 2])) == "\ufffd[MASK]\ufffd[PAD][BOS][EOS]"

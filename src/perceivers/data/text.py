@@ -1,5 +1,8 @@
 """Text as UTF-8 bytes: the tokenizer "bytes" (ids 0..255, one a byte), and Perceiver IO's, which has ids from 6."""
 
+import re
+from itertools import groupby
+
 import numpy as np
 from jaxtyping import Int, Integer
 
@@ -8,10 +11,13 @@ __all__ = [
     "PERCEIVER_MASK",
     "PERCEIVER_OFFSET",
     "PERCEIVER_PAD",
+    "PERCEIVER_SPECIALS",
     "decode_bytes",
     "decode_perceiver_bytes",
+    "decode_perceiver_text",
     "encode_bytes",
     "encode_perceiver_bytes",
+    "encode_perceiver_text",
 ]
 
 BYTES_VOCAB_SIZE = 256
@@ -20,6 +26,9 @@ PERCEIVER_PAD, PERCEIVER_MASK = 0, 3
 """Ids of Perceiver IO's padding and of the token in place of hidden ones; BOS 1, EOS 2, CLS 4, SEP 5 are never made."""
 PERCEIVER_OFFSET = 6
 """Perceiver IO's id of byte 0; its vocabulary has 262 ids."""
+PERCEIVER_SPECIALS = ("[PAD]", "[BOS]", "[EOS]", "[MASK]", "[CLS]", "[SEP]")
+"""How transformers spells the ids below, in their order."""
+_SPECIAL = re.compile(f"({'|'.join(map(re.escape, PERCEIVER_SPECIALS))})")
 
 
 def encode_bytes(text: str) -> Int[np.ndarray, " tokens"]:
@@ -68,3 +77,35 @@ def decode_perceiver_bytes(ids: Integer[np.ndarray, " tokens"]) -> str:
     As in the reference: an id beyond the vocabulary wraps around, and bytes that are not UTF-8 become U+FFFD.
     """
     return decode_bytes((ids[ids >= PERCEIVER_OFFSET] - PERCEIVER_OFFSET) % BYTES_VOCAB_SIZE)
+
+
+def encode_perceiver_text(text: str) -> Int[np.ndarray, " tokens"]:
+    """Turn text into the ids of transformers' PerceiverTokenizer, without padding.
+
+    As in transformers: [CLS] comes first and [SEP] last, which the official code does not add, so every byte stands one
+    place later; and "[MASK]" and the other names in the text are special ids, not bytes.
+
+    Raises:
+        ValueError: The text holds half a surrogate pair, which UTF-8 cannot say.
+    """
+    parts = [
+        np.array([PERCEIVER_SPECIALS.index(part)], np.int32)
+        if part in PERCEIVER_SPECIALS
+        else encode_perceiver_bytes(part)
+        for part in ["[CLS]", *_SPECIAL.split(text), "[SEP]"]
+    ]
+    return np.concatenate(parts)
+
+
+def decode_perceiver_text(ids: Integer[np.ndarray, " tokens"]) -> str:
+    """Turn ids into text as transformers' PerceiverTokenizer does, special ids as their names.
+
+    `decode_perceiver_bytes` leaves them out, which is transformers' `skip_special_tokens`.
+    """
+    runs = groupby(ids.tolist(), key=lambda token: token < PERCEIVER_OFFSET)
+    return "".join(
+        "".join(PERCEIVER_SPECIALS[token] for token in run)
+        if special
+        else decode_perceiver_bytes(np.array(list(run), np.int32))
+        for special, run in runs
+    )
