@@ -35,6 +35,8 @@ FEATURES = [
     Conv1x1Features(shape=(5, 7, 3), channels=5, stride=2),
     ConvFeatures(shape=(13, 17, 3), channels=5),
     ConvFeatures(shape=(2, 17, 19, 3), channels=5, stages=2, batch_norm=False),
+    ConvFeatures(shape=(11, 17, 3), channels=5, padding="convolutions"),
+    ConvFeatures(shape=(2, 21, 23, 3), channels=5, stages=2, batch_norm=False, padding="convolutions"),
     FlowFeatures(shape=(2, 5, 7, 3), channels=5),
     AudioFeatures(samples=35, samples_per_patch=5, channels=2),
     MelFeatures(samples=1000, sample_rate=8000, window=256, hop=100, bands=13),
@@ -87,6 +89,18 @@ def test_flow_sees_the_same_place_in_both_frames() -> None:
     x = torch.randn(1, 2, 5, 7, 3)
     token = model(x).tokens[0, 2 * 7 + 3]
     assert torch.equal(token, torch.cat([x[0, 0, 1:4, 2:5].flatten(), x[0, 1, 1:4, 2:5].flatten()]))
+
+
+def test_paddings_agree_where_both_add_the_same() -> None:
+    """From 7 rows on both see what lies 3 before the first pixel; then 4 rows are pooled from their first pixel on."""
+    x = torch.randn(1, 7, 7, 3)
+    same, torchs = (
+        Input(InputConfig(features=ConvFeatures(shape=(7, 7, 3), channels=5, batch_norm=False, padding=padding)))
+        for padding in ("same", "convolutions")
+    )
+    torchs.load_state_dict(same.state_dict())
+    assert same(x).tokens.shape == (1, 4, 5)
+    assert torch.equal(torchs(x).tokens[0, 0], same(x).tokens[0, 0])
 
 
 def test_batch_norm_keeps_running_averages() -> None:

@@ -69,6 +69,16 @@ def test_latents_that_may_read_nothing_are_not_averages() -> None:
     torch.testing.assert_close(nothing[0], nothing[1])
 
 
+def test_latents_that_may_read_nothing_are_averages_if_wanted() -> None:
+    """Which is what latents without any preference read."""
+    model = encoder(blocks=1, cross_attends=1, empty="average")
+    tokens = torch.randn(2, 11, 7)
+    nothing = model(tokens, mask=torch.zeros(2, 11, dtype=torch.bool))
+    for parameter in model.cross_attends[0].attention.to_q.parameters():  # pyright: ignore
+        torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(nothing, model(tokens))
+
+
 @pytest.mark.parametrize("options", [{"cross_channels": "latent"}, {"qk_dim": 5, "value_dim": 4}, {"cross_heads": 7}])
 def test_widths_of_the_cross_attend(options: dict) -> None:
     model = encoder(**options)

@@ -147,17 +147,25 @@ class ConvFeatures:
     """Stages, each of which leaves a quarter of the rows and columns."""
     batch_norm: bool = True
     """Normalise after the convolutions; running averages are used in evaluation."""
+    padding: Literal["same", "convolutions"] = "same"
+    """Where zeros are added: "same" as XLA does, 224 rows become 112 and then 56. "convolutions" as in transformers:
+    3 pixels all around before a convolution and none before pooling, 224 rows become 112 and then 55."""
 
     def __post_init__(self) -> None:
         positive(self, "shape", "channels", "stages")
-        picture_axes(self.shape)
+        if min(self.grid) < 1:
+            raise ValueError(f"shape={self.shape} leaves nothing after {self.stages} stages; take larger pictures")
 
     @property
     def grid(self) -> Shape:
         """Tokens along each axis."""
         shape = self.shape
-        for _ in range(2 * self.stages):
+        for _ in range(self.stages):
             shape = (*_strided(shape, 2), shape[-1])
+            if self.padding == "same":
+                shape = (*_strided(shape, 2), shape[-1])
+            else:  # windows of 3 that lie inside
+                shape = (*shape[:-3], (shape[-3] - 1) // 2, (shape[-2] - 1) // 2, shape[-1])
         return shape[:-1]
 
     @property

@@ -108,6 +108,7 @@ class ConvStages(nn.Module):
 
     def __init__(self, config: ConvFeatures) -> None:
         super().__init__()
+        self.padding = config.padding
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         for stage in range(config.stages):
@@ -122,9 +123,10 @@ class ConvStages(nn.Module):
         batch = x.shape[:-3]
         x = x.flatten(0, -4).movedim(-1, 1)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(pad_same(x, kernel=(7, 7), stride=(2, 2)))).relu()
+            same = self.padding == "same"
+            x = norm(conv(pad_same(x, kernel=(7, 7), stride=(2, 2)) if same else F.pad(x, (3, 3, 3, 3)))).relu()
             # Padding is below everything that ReLU leaves.
-            x = F.max_pool2d(pad_same(x, kernel=(3, 3), stride=(2, 2), value=-torch.inf), 3, stride=2)
+            x = F.max_pool2d(pad_same(x, kernel=(3, 3), stride=(2, 2), value=-torch.inf) if same else x, 3, stride=2)
         return x.movedim(1, -1).unflatten(0, batch)
 
 

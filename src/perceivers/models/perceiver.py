@@ -78,7 +78,7 @@ def cross_attend(config: EncoderConfig, input_dim: int) -> CrossAttentionBlock:
         heads=config.cross_heads,
         inner_dim=qk_dim,
         value_dim=value_dim,
-        zero_empty=True,
+        zero_empty=config.empty == "zeros",
         widening=config.cross_widening,
         activation=config.activation,
         dropout=config.dropout,

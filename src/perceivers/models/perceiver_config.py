@@ -57,6 +57,8 @@ class EncoderConfig:
     """Channels of the cross-attends' values; None = those of the keys. Self-attention's are always dim."""
     query_residual: bool = True
     """Add latents to what they read."""
+    empty: Literal["zeros", "average"] = "zeros"
+    """What is read of an input that is masked as a whole: zeros, or as in transformers the average of its values."""
     activation: ActivationName = "gelu_tanh"
     """Activation of all feed-forward layers."""
     dropout: float = 0.0
