@@ -84,7 +84,8 @@ class PictureLoader:
         rows = [step * self.config.batch_size + row for row in self.rows_of]
         places = [divmod(row, self.rows_per_epoch) for row in rows]
         units = [int(epoch_order(self.rows_per_epoch, seed=self.seed, epoch=e)[place]) for e, place in places]
-        rngs = [np.random.default_rng((self.seed, ROW, row)) for row in rows]
+        random = self.config.moves or self.config.hidden  # otherwise generators would take most of the time
+        rngs = [np.random.default_rng((self.seed, ROW, row)) for row in rows] if random else []
         return _batch(self.split, self.config, units, rngs, training=True)
 
     def iterate(self, first_step: int = 0) -> Generator[PictureBatch, None, None]:
@@ -106,7 +107,7 @@ def picture_batches(
     size = config.batch_size if batch_size is None else batch_size
     for start in range(0, len(split), size):
         units = range(start, min(start + size, len(split)))
-        rngs = [np.random.default_rng((EVALUATION_SEED, ROW, unit)) for unit in units]
+        rngs = [np.random.default_rng((EVALUATION_SEED, ROW, unit)) for unit in units] if config.hidden else []
         yield _batch(split, config, units, rngs, training=False)
 
 
