@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from perceivers.data.tokens import StoreWriter, TokenSplit, TokenStore
 from perceivers.evaluate import likelihood
 from perceivers.evaluate.likelihood import Likelihood, score
 from perceivers.models.build import build
+from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.perceiver_ar_config import MLPQueries, PerceiverARConfig, TablePositions
 
 LENGTHS = (1, 2, 3, 5, 7, 11, 13, 29)
@@ -48,7 +50,7 @@ def by_hand(model: nn.Module, split: TokenSplit, stride: int) -> tuple[list[list
             start = max(0, stop - 1 - config.max_seq_len)
             inputs = tokens[:, start : stop - 1]
             positions = torch.arange(start + 1, stop)[None, :, None]
-            latents = min(config.num_latents, inputs.shape[1])
+            latents = min(config.num_targets, inputs.shape[1])
             with torch.no_grad():
                 scores = model(inputs, positions=positions, num_latents=latents)[0, target - stop]
             nats[-1].append(-float(scores.log_softmax(-1)[tokens[0, target]]))
@@ -74,7 +76,60 @@ def test_every_token_as_in_a_loop(split: TokenSplit, stride: int) -> None:
     assert result.bits_per_token == pytest.approx(total / math.log(2))
     assert result.perplexity == pytest.approx(math.exp(total))
     assert result.accuracy == pytest.approx(sum(map(sum, hits)) / sum(map(len, hits)))
-    assert (result.stride, result.max_seq_len) == (stride, 11)
+    assert (result.stride, result.max_seq_len, result.least_context) == (stride, 11, 11 - stride)
+
+
+ECP = ECPConfig(vocab_size=16, max_seq_len=11, segment_len=3, dim=14, depth=2, heads=7, widening=2)
+LATENTS = replace(ECP, pattern="double", num_latents=5)
+
+
+@pytest.mark.parametrize(
+    ("config", "stride", "usual", "context"),
+    [
+        (ECP, None, 5, 6),
+        (ECP, 11, 5, 0),
+        (ECP, 3, 5, 6),
+        (replace(ECP, depth=1), 4, 5, 3),
+        (LATENTS, None, 5, 6),
+        (LATENTS, 3, 5, 8),
+        (replace(LATENTS, pattern="ssplit"), 5, 5, 6),
+        (replace(LATENTS, pattern="perceiver_ar"), 5, 5, 6),
+        (replace(LATENTS, pattern="compressed", compressed_len=3), 4, 5, 7),
+    ],
+)
+def test_ecp_scores_every_token_once(
+    split: TokenSplit, config: ECPConfig, stride: int | None, usual: int, context: int
+) -> None:
+    """Of pattern ecp the second half of each window, if nothing is said; of latents all."""
+    torch.manual_seed(0)
+    model = build(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    result = score(model, split, stride=stride, precision="float32")
+    assert (likelihood.usual_stride(config), result.stride) == (usual, stride or usual)
+    assert result.least_context == context
+    assert result.tokens.tolist() == [length + 1 for length in LENGTHS]
+    nats, hits = by_hand(model, split, stride or usual)
+    np.testing.assert_allclose(result.nats, [sum(values) for values in nats], rtol=1e-9)
+    assert result.correct.tolist() == [sum(values) for values in hits]
+
+
+def test_the_least_context_of_ecp_is_what_reaches_a_prediction() -> None:
+    """Another token so far before a position changes its prediction, at the beginning of a segment as well."""
+    torch.manual_seed(0)
+    model = build(ECP).double().eval()
+    torch.nn.init.normal_(model.logits.weight)
+    tokens = torch.arange(3, 14)[None]
+    for place in range(ECP.reach, 11):
+        other = tokens.clone()
+        other[0, place - ECP.reach] = 15
+        assert (model(tokens) - model(other))[0, place].abs().max() > 1e-6
+
+
+def test_a_stride_beyond_the_input(split: TokenSplit) -> None:
+    with pytest.raises(ValueError, match=r"stride=12 must lie in 1\.\.11, the number of tokens of the model's input"):
+        run(build(ECP), split, stride=12)
 
 
 def test_stride_one_is_prediction_one_by_one(split: TokenSplit) -> None:

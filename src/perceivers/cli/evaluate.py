@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from perceivers.cli import evaluate_io
 from perceivers.cli.console import table
 from perceivers.cli.flags import CONFIG, parse, read_config
 from perceivers.data.config import CopyConfig
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from perceivers.evaluate.likelihood import Likelihood
     from perceivers.generate.loaded import Loaded
 
-DESCRIPTION = """Score every token of a split once, with as much context as the model takes.
+DESCRIPTION = """Score a model on a split of its data: every token once, with as much context as the model takes; or
+masked bytes, classes, hidden pixels, optical flow, for models that predict these.
 
     perceivers evaluate runs/a
 
@@ -36,12 +38,12 @@ class EvaluateFlags:
     run: tyro.conf.Positional[str]
     """Run directory, saved model, or model on the Hugging Face hub."""
     data: Path | None = None
-    """Token store; None = the one that the run was trained on."""
+    """What `perceivers prepare` made; None = what the run was trained on."""
     split: str = "test"
     """Split of the store, or of the copy task."""
     stride: int | None = None
-    """Tokens scored a window, at most the latents; None = as many. Fewer is slower; each token then has more latents
-    before it."""
+    """Next tokens only: tokens scored a window, at most the latents; None = as many (ECP, which has none: half of its input). Fewer is
+    slower; each token then has more context and latents before it."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of matrix products."""
     device: str = "auto"
@@ -56,6 +58,10 @@ def run(args: Sequence[str]) -> int:
     from perceivers.generate.loaded import load
 
     loaded = load(flags.run, device=flags.device)
+    if loaded.tokenizer in ("masked_bytes", "pictures", "frames"):
+        result = evaluate_io.score_run(flags, loaded)
+        print(json.dumps(result) if flags.json else evaluate_io.report(result))
+        return 0
     result = (
         _copying(flags, loaded) if flags.data is None and loaded.tokenizer == "copy" else _likelihood(flags, loaded)
     )
@@ -68,15 +74,15 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
     from perceivers.data.tokens import TokenStore
     from perceivers.evaluate.likelihood import score
     from perceivers.train.data_record import recorded_store
-    from perceivers.train.run import check_store
+    from perceivers.train.data import check_store, open_store, sequence_model
 
-    store = recorded_store(Path(flags.run)) if flags.data is None else TokenStore.open(flags.data)
-    if store.header.tokenizer != loaded.tokenizer:
+    store = recorded_store(Path(flags.run)) if flags.data is None else open_store(flags.data)
+    if not isinstance(store, TokenStore) or store.tokenizer != loaded.tokenizer:
         raise ValueError(
-            f"{store.path} holds {store.header.tokenizer!r} tokens, {flags.run} reads {loaded.tokenizer!r}: "
+            f"{store.path} holds {store.tokenizer!r} tokens, {flags.run} reads {loaded.tokenizer!r}: "
             "give a store of its own kind with --data"
         )
-    check_store(store, loaded.config)
+    check_store(store, sequence_model(loaded.config))
     likelihood = score(
         loaded.model,
         store.split(flags.split),
@@ -109,7 +115,7 @@ def numbers(likelihood: "Likelihood", tokenizer: str) -> dict[str, Any]:
         ],
         "stride": likelihood.stride,
         "max_seq_len": likelihood.max_seq_len,
-        "least_context": likelihood.max_seq_len - likelihood.stride,
+        "least_context": likelihood.least_context,
     }
     if tokenizer == "bytes":  # an EOS costs bits, but is no byte
         result["bits_per_byte"] = float(likelihood.nats.sum()) / math.log(2) / (tokens - documents)

@@ -15,6 +15,7 @@ from perceivers.data.blocks import Block, evaluation_blocks
 from perceivers.data.tokens import TokenSplit
 from perceivers.device import autocast
 from perceivers.evaluate.prediction import cross_entropy, predict
+from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 BUCKETS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -34,7 +35,9 @@ class Likelihood:
     stride: int
     """Tokens that each window scores: its last ones."""
     max_seq_len: int
-    """Longest window, in tokens; a scored token's context is `max_seq_len - stride` tokens or more, or its document."""
+    """Longest window, in tokens."""
+    least_context: int
+    """Tokens before each scored one that count for its prediction, or all of its document: more for most of them."""
 
     @property
     def nats_per_token(self) -> float:
@@ -57,6 +60,17 @@ class Likelihood:
         return float(self.correct.sum() / self.tokens.sum())
 
 
+def usual_stride(config: PerceiverARConfig | ECPConfig) -> int:
+    """Tokens that a window scores if nothing else is said: all that it predicts.
+
+    Where every position predicts the first ones have no context; of ECP the second half of a window is scored, so
+    that at least half of the window lies before each token.
+    """
+    if isinstance(config, ECPConfig) and config.pattern == "ecp":
+        return max(1, config.max_seq_len // 2)
+    return config.num_targets
+
+
 Window = tuple[int, Block]
 """A document's index, and one of its blocks."""
 
@@ -74,10 +88,10 @@ def score(
     """Score the documents of `split` in windows whose last `stride` tokens count (block evaluation, as the reference).
 
     Args:
-        model: A Perceiver AR.
+        model: A Perceiver AR, or an ECP of any pattern.
         split: Documents.
-        stride: Tokens scored a window, at most `num_latents`; None for that many. Fewer is slower, and gives each token
-            more latents before it.
+        stride: Tokens scored a window, at most as many as it predicts; None for `usual_stride`. Fewer is slower, and
+            gives each token more context, and more latents before it.
         batch_tokens: Input tokens a forward pass.
         max_tokens: Score about this many only, in windows spread evenly over the split.
         precision: As in training.
@@ -86,10 +100,15 @@ def score(
     Raises:
         ValueError: The stride is out of range, or the split holds ids that the model doesn't know.
     """
-    config: PerceiverARConfig = model.config  # pyright: ignore[reportAssignmentType]
-    stride = config.num_latents if stride is None else stride
-    if not 0 < stride <= config.num_latents:
-        raise ValueError(f"stride={stride} must lie in 1..{config.num_latents}, the number of latents")
+    config: PerceiverARConfig | ECPConfig = model.config  # pyright: ignore[reportAssignmentType]
+    stride = usual_stride(config) if stride is None else stride
+    if not 0 < stride <= config.num_targets:
+        latents = "tokens of the model's input" if config.num_targets == config.max_seq_len else "latents"
+        raise ValueError(f"stride={stride} must lie in 1..{config.num_targets}, the number of {latents}")
+    context, predicted = config.max_seq_len - stride, config.num_targets
+    if isinstance(config, ECPConfig) and config.pattern == "ecp":
+        # Its predictions are the same however many are asked for.
+        context, predicted = min(context, config.reach), stride
     windows = _windows(split, config, stride)
     if max_tokens is not None and len(windows) > (wanted := max(1, max_tokens // stride)):
         windows = [windows[i] for i in np.linspace(0, len(windows) - 1, wanted).round().astype(int)]
@@ -104,7 +123,7 @@ def score(
     with torch.no_grad(), autocast(device, precision), bar:
         for group in _batches(windows, batch_tokens):
             batch = _batch(split, group, config.vocab_size)
-            logits, (labels, _) = predict(model, batch.to(device), num_latents=config.num_latents)
+            logits, (labels, _) = predict(model, batch.to(device), num_latents=predicted)
             losses = cross_entropy(logits, labels)[0].cpu().numpy()
             hits = (logits.argmax(-1) == labels).cpu().numpy()
             for row, (document, block) in enumerate(group):
@@ -120,6 +139,7 @@ def score(
         buckets={edge: (nats, count) for edge, (nats, count) in sums.buckets.items() if count},
         stride=stride,
         max_seq_len=config.max_seq_len,
+        least_context=context,
     )
 
 
@@ -145,7 +165,7 @@ class _Sums:
             self.buckets[BUCKETS[bucket]] = (nats + float(chosen.sum(dtype=np.float64)), count + len(chosen))
 
 
-def _windows(split: TokenSplit, config: PerceiverARConfig, stride: int) -> list[Window]:
+def _windows(split: TokenSplit, config: PerceiverARConfig | ECPConfig, stride: int) -> list[Window]:
     """All blocks of all documents."""
     return [
         (document, block)

@@ -23,6 +23,8 @@ def predict(
 ) -> tuple[Float[Tensor, "batch latents vocab"], Targets]:
     """Logits at the last `num_latents` inputs of every row, and what comes after each.
 
+    Of a model without latents, whose every input predicts, `num_latents` are the last ones that are asked.
+
     The one place where inputs and targets are shifted: a row of L tokens has L - 1 inputs, and each is followed by its
     target (`events_to_shifted_inputs_and_targets`, official experiment.py).
     """

@@ -108,6 +108,11 @@ class ECPConfig:
         return self.max_seq_len - self.num_targets
 
     @property
+    def reach(self) -> int:
+        """Tokens before a predicting position that may have reached it, at least, as far as the input has them."""
+        return self.depth * self.segment_len if self.pattern == "ecp" else self.max_seq_len
+
+    @property
     def position_axes(self) -> int:
         """Axes of a position."""
         return 1
