@@ -15,8 +15,9 @@ from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.text import BYTES_VOCAB_SIZE
 from perceivers.data.tokens import TokenStore
 from perceivers.evaluate.bootstrap import paired_bootstrap
-from perceivers.evaluate.masked import score_masked, score_masked_ngram, text_length
+from perceivers.evaluate.masked import score_masked, score_masked_ngram
 from perceivers.evaluate.ngram import KneserNey
+from perceivers.generate.fill import text_length
 from perceivers.generate.loaded import load
 
 

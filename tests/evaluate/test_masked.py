@@ -8,11 +8,11 @@ from torch import nn
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.masked_text import masked_batches
 from perceivers.data.tokens import TokenSplit
-from perceivers.evaluate.masked import MaskedScore, score_masked, score_masked_ngram, text_length
+from perceivers.evaluate.masked import MaskedScore, score_masked, score_masked_ngram
 from perceivers.evaluate.ngram import KneserNey
-from perceivers.models.feature_config import PixelFeatures, TokenFeatures
-from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions
-from perceivers.models.output_config import AverageOutputConfig, GridQueries, QueryOutputConfig, TiedHead
+from perceivers.models.feature_config import TokenFeatures
+from perceivers.models.input_config import InputConfig, LearnedPositions
+from perceivers.models.output_config import GridQueries, QueryOutputConfig, TiedHead
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
 
@@ -125,17 +125,3 @@ def test_numbers_are_plain_values() -> None:
     assert numbers["bits_per_masked_byte"] == pytest.approx(1.0)
     assert numbers["bits_per_masked_byte_95"] == pytest.approx([0.5, 1.5])
     assert (numbers["documents"], numbers["masked_bytes"], numbers["accuracy"]) == (2, 4, 0.25)
-
-
-def test_other_models_are_refused() -> None:
-    assert text_length(language_model(seq_len=7)) == 7
-    pictures = PerceiverIOConfig(
-        input=InputConfig(features=PixelFeatures(shape=(5, 7, 3)), positions=FourierPositions(bands=2)),
-        encoder=ENCODER,
-        output=AverageOutputConfig(classes=11),
-    )
-    for model in (build_perceiver_io(pictures), nn.Linear(2, 3)):
-        with pytest.raises(ValueError, match="reads no text with holes"):
-            text_length(model)
-    with pytest.raises(ValueError, match="knows 100 ids, but bytes with their special ids are 262"):
-        text_length(language_model(vocab_size=100))

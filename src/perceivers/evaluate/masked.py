@@ -13,19 +13,14 @@ from tqdm import tqdm
 
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.masked_text import MaskedBatch, Window, masked_batches
-from perceivers.data.text import PERCEIVER_OFFSET
 from perceivers.data.tokens import TokenSplit
 from perceivers.device import autocast
 from perceivers.evaluate.bootstrap import mean_with_interval
 from perceivers.evaluate.ngram import KneserNey
 from perceivers.evaluate.prediction import cross_entropy
-from perceivers.models.feature_config import TokenFeatures
-from perceivers.models.input_config import InputConfig
-from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.generate.fill import text_length
 
-__all__ = ["MaskedScore", "masked_logits", "score_masked", "score_masked_ngram", "text_length"]
-
-HIGHEST_ID = PERCEIVER_OFFSET + 255
+__all__ = ["MaskedScore", "masked_logits", "score_masked", "score_masked_ngram"]
 
 
 @dataclass(frozen=True)
@@ -59,22 +54,6 @@ class MaskedScore:
             "bits_per_masked_byte_95": [interval.low, interval.high],
             "accuracy": self.accuracy,
         }
-
-
-def text_length(model: nn.Module) -> int:
-    """Bytes that a masked language model reads.
-
-    Raises:
-        ValueError: The model reads something else.
-    """
-    config = getattr(model, "config", None)
-    one_input = config.input if isinstance(config, PerceiverIOConfig) else None
-    features = one_input.features if isinstance(one_input, InputConfig) else None
-    if not isinstance(features, TokenFeatures):
-        raise ValueError("this model reads no text with holes: it needs an input of tokens and an output for each")
-    if features.vocab_size <= HIGHEST_ID:
-        raise ValueError(f"this model knows {features.vocab_size} ids, but bytes with their special ids are 262")
-    return features.seq_len
 
 
 def masked_logits(model: nn.Module, batch: MaskedBatch) -> Float[torch.Tensor, "masked vocab"]:
