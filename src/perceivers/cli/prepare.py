@@ -1,4 +1,4 @@
-"""`perceivers prepare`: files -> a token store to train on."""
+"""`perceivers prepare`: files -> a store to train on."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ KINDS = {
     "music": "MIDI files, as performance events",
     "text": ".txt files, as bytes",
     "tokens": "ids of your own: .npy, .txt or .jsonl",
+    "pictures": "picture files, or arrays of pictures: IDX (MNIST), .npz or .npy",
     "copy": "random sequences and their mirror images, to measure memory",
 }
 
@@ -28,9 +29,9 @@ USAGE = f"""usage: perceivers prepare KIND ...
 @dataclass(frozen=True, kw_only=True)
 class _Out:
     out: Path
-    """Where the token store shall be."""
+    """Where the store shall be."""
     overwrite: bool = False
-    """Replace the token store that is there."""
+    """Replace the store that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,15 @@ class TokenFlags(FileFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureFlags(FileFlags):
+    """Pictures to read; folders in a directory are classes, or train, validation and test with classes in them."""
+
+    size: tuple[int, int] | None = None
+    """Rows and columns of every picture: each is resized to cover them, and its middle taken. Needed where pictures
+    differ in size."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CopyFlags(_Out):
     """Sequences to make."""
 
@@ -65,6 +75,7 @@ NEXT = {
     "music": "music_small",
     "text": "text_small",
     "tokens": "text_small --model.vocab-size VOCAB+3",
+    "pictures": "mnist",
     "copy": "copy_tiny",
 }
 """Presets to begin with."""
@@ -73,6 +84,7 @@ FLAGS: dict[str, type[FileFlags | CopyFlags]] = {
     "music": FileFlags,
     "text": FileFlags,
     "tokens": TokenFlags,
+    "pictures": PictureFlags,
     "copy": CopyFlags,
 }
 
@@ -92,6 +104,7 @@ def run(args: Sequence[str]) -> int:
         raise ValueError(f"name the files or directories to prepare: perceivers prepare {kind} DIR --out {flags.out}")
 
     from perceivers.data import prepare
+    from perceivers.data.prepare_pictures import PictureSummary, prepare_pictures
 
     command = shlex.join(["perceivers", "prepare", *args])
     common = {"overwrite": flags.overwrite, "progress": True, "command": command}
@@ -100,10 +113,13 @@ def run(args: Sequence[str]) -> int:
             summary = prepare.prepare_copy(flags.out, length=flags.length, count=flags.count, seed=flags.seed, **common)
         case TokenFlags():
             summary = prepare.prepare_tokens(flags.sources, flags.out, vocab_size=flags.vocab_size, **common)
+        case PictureFlags():
+            summary = prepare_pictures(flags.sources, flags.out, size=flags.size, **common)
         case FileFlags() if kind == "text":
             summary = prepare.prepare_text(flags.sources, flags.out, **common)
         case _:
             summary = prepare.prepare_music(flags.sources, flags.out, **common)
+    preset = "flow_small" if isinstance(summary, PictureSummary) and summary.classes is None else NEXT[kind]
     print("\n".join(summary.lines()))
-    print(f"next: perceivers train {NEXT[kind]} --data {flags.out} --out runs/a")
+    print(f"next: perceivers train {preset} --data {flags.out} --out runs/a")
     return 0

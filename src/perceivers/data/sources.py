@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-__all__ = ["SPLITS", "Document", "find_documents", "hashed_splits"]
+__all__ = ["SPLITS", "SPLIT_FOLDERS", "Document", "find_documents", "hashed_splits"]
 
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 SPLIT_FOLDERS |= {"dev": "validation", "test": "test"}
@@ -56,7 +56,7 @@ def find_documents(sources: Sequence[Path], suffixes: Sequence[str]) -> tuple[li
 
     Args:
         sources: Directories, which are searched through, zip archives, or single files.
-        suffixes: Endings in lower case, with their dot.
+        suffixes: Endings in lower case, with their dot if they have one.
 
     Returns:
         The documents, and notes for the user.
@@ -69,7 +69,7 @@ def find_documents(sources: Sequence[Path], suffixes: Sequence[str]) -> tuple[li
     notes: list[str] = []
     for source in sources:
         files = _files_of(source)
-        found = {path: place for path, place in files.items() if PurePosixPath(path).suffix.lower() in suffixes}
+        found = {path: place for path, place in files.items() if path.lower().endswith(tuple(suffixes))}
         splits, note = _table_splits(source, files, found)
         splits = splits or _folder_splits(source, found)
         if not splits and len(sources) > 1 and source.is_dir() and source.name in SPLIT_FOLDERS:

@@ -1,0 +1,157 @@
+"""Pictures in files: .png, .jpg and whatever else pillow reads, with classes by folder."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from perceivers.data.sources import SPLIT_FOLDERS, Document
+
+__all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted"]
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that exchange rows and columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture, not yet read."""
+
+    name: str
+    """Its path inside what the user gave, or its place in an array."""
+    split: str | None
+    """Its split, where its place says it."""
+    label: str | int | None
+    """Its class, where that is known."""
+    size: tuple[int, int]
+    """Rows and columns."""
+    grey: bool
+    """One channel; otherwise three."""
+    read: Callable[[], UInt8[np.ndarray, "rows columns channels"]]
+    """Its pixels; raises ValueError if they cannot be read."""
+
+
+def files_as_pictures(
+    documents: Sequence[Document], *, progress: bool = False
+) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Look at the beginning of every file.
+
+    The class of a picture is the topmost folder in which it lies, below those that all have in common and below
+    train, validation and test; where some pictures lie in no such folder, there are no classes.
+
+    Args:
+        documents: Picture files.
+        progress: Show a bar with the time left, on a terminal.
+
+    Returns:
+        Pictures; and names of files that are none, with the reason.
+
+    Raises:
+        ImportError: pillow is not installed.
+    """
+    _pillow()
+    pictures, skipped = [], []
+    classes = _classes(documents)
+    bar = tqdm(documents, desc="looking", unit="picture", disable=None if progress else True)
+    for document, label in zip(bar, classes, strict=True):
+        try:
+            size, grey = _look(document)
+        except ValueError as error:
+            skipped.append((document.name, str(error)))
+            continue
+        read = _Reader(document, grey)
+        pictures.append(Picture(name=document.name, split=document.split, label=label, size=size, grey=grey, read=read))
+    return pictures, skipped
+
+
+def fitted(
+    pixels: UInt8[np.ndarray, "rows columns channels"], size: tuple[int, int], *, channels: int
+) -> UInt8[np.ndarray, "rows2 columns2 channels2"]:
+    """A picture resized so that it just covers `size`, and its middle; its proportions stay.
+
+    Args:
+        pixels: One or three channels.
+        size: Rows and columns.
+        channels: Three repeat a single one.
+    """
+    if pixels.shape[:2] != size:
+        image_module, operations = _pillow()
+        image = image_module.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        image = operations.fit(image, (size[1], size[0]), method=image_module.Resampling.BICUBIC)
+        pixels = np.asarray(image).reshape(*size, -1)
+    return pixels if pixels.shape[-1] == channels else pixels.repeat(channels, axis=-1)
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("pictures need pillow: pip install 'perceivers[images]'") from error
+    return Image, ImageOps
+
+
+def _classes(documents: Sequence[Document]) -> list[str | None]:
+    folders = [PurePosixPath(document.name).parts[:-1] for document in documents]
+    splits = all(document.split is not None for document in documents)
+    depth = 0
+    while all(len(parts) > depth for parts in folders):
+        names = {parts[depth] for parts in folders}
+        if len(names) > 1 and not (splits and names <= SPLIT_FOLDERS.keys()):
+            return [parts[depth] for parts in folders]
+        depth += 1
+    return [None] * len(documents)
+
+
+def _look(document: Document) -> tuple[tuple[int, int], bool]:
+    """Rows and columns of a picture as it is shown, and whether it is grey.
+
+    Raises:
+        ValueError: It is no picture, or has pixels of another kind.
+    """
+    with (
+        _decoding(),
+        _pillow()[0].open(document.file if document.member is None else BytesIO(document.read())) as image,
+    ):
+        if image.mode not in GREY_MODES + COLOUR_MODES:
+            raise ValueError(f"pixels of mode {image.mode!r}, which need more than 8 bits; convert it to 8 bits")
+        columns, rows = image.size
+        if image.getexif().get(ORIENTATION) in TURNED:
+            columns, rows = rows, columns
+        return (rows, columns), image.mode in GREY_MODES
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one file."""
+
+    document: Document
+    grey: bool
+
+    def __call__(self) -> UInt8[np.ndarray, "rows columns channels"]:
+        image_module, operations = _pillow()
+        with _decoding(), image_module.open(BytesIO(self.document.read())) as image:
+            # Transparent pixels have whatever colour the file gives them.
+            upright = operations.exif_transpose(image).convert("L" if self.grey else "RGB")
+            return np.asarray(upright).reshape(upright.height, upright.width, -1)
+
+
+class _decoding:
+    """What a decoder finds wrong becomes a ValueError; what it only warns of is nobody's concern."""
+
+    def __enter__(self) -> None:
+        self.quiet = warnings.catch_warnings()
+        self.quiet.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.quiet.__exit__(kind, error, trace)
+        if isinstance(error, Exception) and not isinstance(error, ValueError):  # decoders raise all sorts of things
+            raise ValueError(f"cannot be read as a picture ({error})") from error

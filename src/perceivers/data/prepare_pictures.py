@@ -1,0 +1,231 @@
+"""Users' pictures -> a picture store: what `perceivers prepare pictures` does."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
+from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted
+from perceivers.data.picture_store import PictureStore, PictureWriter
+from perceivers.data.sources import SPLITS, find_documents, hashed_splits
+
+__all__ = ["PictureSummary", "prepare_pictures"]
+
+PICKLE_ENDINGS = (".pkl", ".pickle", ".pkl.gz", "data_batch_1", "test_batch")
+VALIDATION_SHARE = 12
+"""One in so many training pictures is for validation, where only training and test are given: MNIST's 5,000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSummary:
+    """What a preparation made, and what the user should know of it."""
+
+    path: Path
+    fingerprint: str
+    shape: tuple[int, int, int]
+    """Rows, columns and channels of a picture."""
+    classes: tuple[str, ...] | None
+    splits: dict[str, int]
+    """Pictures of each split."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Pictures that could not be used, and why."""
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of equal pictures in different splits, each as "name (split)"."""
+    notes: list[str] = field(default_factory=list)
+    elapsed_s: float
+
+    def lines(self, *, examples: int = 5) -> list[str]:
+        """The summary as lines of text, with at most so many examples of each trouble."""
+        lines = [f"{self.path}: picture store {self.fingerprint}, made in {self.elapsed_s:.1f} s"]
+        rows, columns, channels = self.shape
+        what = f"{rows} x {columns}, " + ("grey" if channels == 1 else "colour")
+        what += "" if self.classes is None else f", {len(self.classes)} classes"
+        lines += [f"  {name:10} {count:9,} pictures {what}" for name, count in self.splits.items()]
+        lines += self.notes
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} pictures could not be used:")
+            lines += [f"  {name}: {reason}" for name, reason in self.skipped[:examples]]
+        if self.duplicates:
+            lines.append(f"{len(self.duplicates)} pictures are in two splits at once, so held-out scores will flatter:")
+            lines += [f"  {first} = {second}" for first, second in self.duplicates[:examples]]
+        return lines
+
+
+def prepare_pictures(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    command: str | None = None,
+) -> PictureSummary:
+    """Bring pictures to one size, and into one store.
+
+    Args:
+        sources: Directories, zip archives or files: either picture files, whose folders may be classes, or arrays (IDX,
+            .npz, .npy). Splits as in `find_documents` and by the arrays' names, otherwise by a hash of the name.
+            Where there is training and test only, a part of training becomes validation.
+        out: Where the store shall be.
+        size: Rows and columns; a picture is resized so that it covers them, and its middle is taken. None where all
+            have one size already.
+        overwrite: Replace the store that is there.
+        progress: Show a bar with the time left, on a terminal.
+        command: Noted in the store.
+
+    Raises:
+        FileNotFoundError: A source does not exist.
+        FileExistsError: Something is at `out`.
+        ValueError: There are no pictures, none can be read, or they differ in size and `size` is None.
+        OSError: The disk is full.
+    """
+    started = time.perf_counter()
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size={size} must be rows and columns, each at least 1 pixel")
+    PictureWriter(out, shape=(1, 1, 1), overwrite=overwrite)  # refuses the place before the work
+    pictures, skipped, notes = _find(sources, progress=progress)
+    if not pictures:
+        raise ValueError(_none_usable(skipped))
+    chosen, size_notes = _common_size(pictures, size)
+    splits, split_notes = _choose_splits(pictures)
+    classes = _classes(pictures)
+    writer = PictureWriter(
+        out,
+        shape=(*chosen, 1 if all(picture.grey for picture in pictures) else 3),
+        classes=None if classes is None else list(map(str, classes)),
+        overwrite=overwrite,
+        source=", ".join(source.name for source in sources),
+        command=command,
+    )
+    duplicates, broken = _write(writer, pictures, splits, classes, progress=progress)
+    store = PictureStore.open(writer.path)  # and so it was read back once
+    return PictureSummary(
+        path=writer.path,
+        fingerprint=store.fingerprint,
+        shape=store.shape,
+        classes=store.classes,
+        splits={split: len(store.split(split)) for split in SPLITS if split in store.splits},
+        skipped=skipped + broken,
+        duplicates=duplicates,
+        notes=notes + size_notes + split_notes + _missing_classes(store),
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def _find(sources: Sequence[Path], *, progress: bool) -> tuple[list[Picture], list[tuple[str, str]], list[str]]:
+    """Pictures, what could not be used and why, and notes."""
+    documents, notes = find_documents(sources, ARRAY_ENDINGS + PICTURE_ENDINGS + PICKLE_ENDINGS)
+    arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
+    files = [document for document in documents if document.name.lower().endswith(PICTURE_ENDINGS)]
+    if arrays and files:
+        raise ValueError(
+            f"there are both arrays ({arrays[0].name}) and picture files ({files[0].name}); name those to prepare"
+        )
+    if arrays:
+        pictures, more = arrays_as_pictures(arrays)
+        return pictures, [], notes + more
+    if files:
+        return *files_as_pictures(files, progress=progress), notes
+    raise ValueError(
+        f"{documents[0].name}: a pickle, which can run any program when it is opened; if you trust it, load it "
+        "yourself and write numpy.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)"
+    )
+
+
+def _common_size(pictures: Sequence[Picture], size: tuple[int, int] | None) -> tuple[tuple[int, int], list[str]]:
+    """Rows and columns of all pictures, and a note where some are made larger."""
+    first = pictures[0]
+    if size is None:
+        for picture in pictures:
+            if picture.size != first.size:
+                raise ValueError(
+                    f"pictures differ in size: {first.name} has {first.size[0]} x {first.size[1]} pixels, "
+                    f"{picture.name} {picture.size[0]} x {picture.size[1]}; give --size ROWS COLUMNS, and each is "
+                    "resized to cover that and its middle taken"
+                )
+        return first.size, []
+    smaller = sum(picture.size[0] < size[0] or picture.size[1] < size[1] for picture in pictures)
+    return size, [f"{smaller} pictures are smaller than {size[0]} x {size[1]} and were enlarged"] if smaller else []
+
+
+def _choose_splits(pictures: Sequence[Picture]) -> tuple[list[str], list[str]]:
+    """Where each picture goes: as its place says, else by its name; and what was decided."""
+    known = {picture.split for picture in pictures}
+    if None in known:
+        free = [picture.name for picture in pictures if picture.split is None]
+        hashed = iter(hashed_splits(free) if len(pictures) >= 3 else ["train"] * len(free))
+        note = ["splits by a hash of the name: 90 % train, 5 % validation, 5 % test"] if len(pictures) >= 3 else []
+        return [picture.split or next(hashed) for picture in pictures], note
+    splits = [str(picture.split) for picture in pictures]
+    train = [index for index, split in enumerate(splits) if split == "train"]
+    if "validation" in known or len(train) < 2:
+        return splits, []
+    held_out = max(1, len(train) // VALIDATION_SHARE)
+    train.sort(key=lambda index: hashlib.sha256(pictures[index].name.encode(errors="surrogateescape")).digest())
+    for index in train[-held_out:]:
+        splits[index] = "validation"
+    note = f"there was no validation split: {held_out:,} of {len(train):,} training pictures, by a hash, are it now"
+    return splits, [note]
+
+
+def _classes(pictures: Sequence[Picture]) -> list[str] | list[int] | None:
+    """All labels in order, or None."""
+    labels = {picture.label for picture in pictures}
+    if None in labels:
+        return None
+    numbers = [label for label in labels if isinstance(label, int)]
+    if len(numbers) == len(labels):
+        return sorted(numbers)
+    return sorted(map(str, labels))
+
+
+def _missing_classes(store: PictureStore) -> list[str]:
+    """Notes on classes that cannot be learnt."""
+    labels = store.split("train").labels if "train" in store.splits else None
+    if labels is None or store.classes is None:
+        return []
+    missing = [name for index, name in enumerate(store.classes) if not (labels == index).any()]
+    return [f"class {name!r} has no training picture" for name in missing]
+
+
+def _write(
+    writer: PictureWriter,
+    pictures: Sequence[Picture],
+    splits: Sequence[str],
+    classes: list[str] | list[int] | None,
+    *,
+    progress: bool,
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Bring pictures into their splits; pairs that are equal, and what could not be read and why."""
+    rows, columns, channels = writer.shape
+    places: dict[str | int | None, int] = {label: index for index, label in enumerate(classes or [])}
+    first_of: dict[bytes, tuple[str, str]] = {}
+    duplicates, broken = [], []
+    bar = tqdm(pictures, desc="preparing", unit="picture", disable=None if progress else True)
+    with writer, contextlib.closing(bar):
+        for picture, split in zip(bar, splits, strict=True):
+            try:
+                pixels = fitted(picture.read(), (rows, columns), channels=channels)
+            except (ValueError, OSError) as error:
+                broken.append((picture.name, str(error)))
+                continue
+            label = np.array([places[picture.label]]) if places else None
+            writer.append(split, pixels[None], label)
+            digest = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+            first_split, name = first_of.setdefault(digest, (split, picture.name))
+            if first_split != split:
+                duplicates.append((f"{name} ({first_split})", f"{picture.name} ({split})"))
+        if len(broken) == len(pictures):
+            raise ValueError(_none_usable(broken))
+    return duplicates, broken
+
+
+def _none_usable(skipped: list[tuple[str, str]]) -> str:
+    name, reason = skipped[0]
+    return f"none of {len(skipped)} pictures could be used; the first, {name}: {reason}"
