@@ -35,6 +35,14 @@ def test_fourier_features_are_sines_of_each_axis() -> None:
     assert bare(ROWS).shape[-1] == bare.dim == 4
 
 
+def test_spacing_in_float32_is_an_ulp_off_and_high_frequencies_show_it() -> None:
+    exact = FourierGrid((224,), bands=3, max_resolution=(30720,))(ROWS)
+    steps = FourierGrid((224,), bands=3, max_resolution=(30720,), spacing=torch.float32)(ROWS)
+    assert torch.equal(steps[0, :, 0], torch.linspace(-1, 1, 224))
+    assert (steps - exact)[..., 0].abs().max() < 1e-7
+    assert 1e-4 < (steps - exact).abs().max() < 1e-2
+
+
 def test_given_coordinates_may_differ_by_row() -> None:
     grid = FourierGrid((3,), bands=2)
     given = torch.tensor([[[-1.0], [0], [1]], [[0.5], [0], [1]]])

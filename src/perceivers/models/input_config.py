@@ -20,6 +20,9 @@ class FourierPositions:
     """Sines and cosines, or sines alone."""
     coordinates: bool = True
     """Put the coordinates themselves in front."""
+    spacing: Literal["float64", "float32"] = "float64"
+    """What coordinates and frequencies are spaced in before they are rounded to float32. As in transformers: "float32"
+    leaves some an ulp off, which the sine of a high frequency shows: up to 1e-3 for 30720 samples."""
     project_dim: int | None = None
     """Channels after a linear layer; None for no such layer."""
     layers: int = 0

@@ -39,6 +39,7 @@ def build_positions(config: FourierPositions | LearnedPositions, shape: Shape) -
                 max_resolution=config.max_resolution,
                 cosines=config.cosines,
                 coordinates=config.coordinates,
+                spacing=torch.float32 if config.spacing == "float32" else torch.float64,
             )
         case LearnedPositions():
             base = LearnedGrid(shape, config.channels, std=config.init_std)

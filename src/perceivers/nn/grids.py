@@ -14,11 +14,15 @@ from perceivers.nn.linear import Linear
 from perceivers.nn.positions import fourier_features
 
 
-def grid_coordinates(shape: tuple[int, ...], like: Float[Tensor, "*any"]) -> Float[Tensor, "n a"]:
-    """Coordinates of all points, row by row, each axis from -1 to 1, both ends included; an axis of one has -1."""
+def grid_coordinates(
+    shape: tuple[int, ...], like: Float[Tensor, "*any"], *, spacing: torch.dtype = torch.float64
+) -> Float[Tensor, "n a"]:
+    """Coordinates of all points, row by row, each axis from -1 to 1, both ends included; an axis of one has -1.
+
+    They are made in `spacing` and rounded once.
+    """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    # Made in float64 and rounded once.
-    axes = [torch.linspace(-1.0, 1.0, size, dtype=torch.float64, device=like.device) for size in shape]
+    axes = [torch.linspace(-1.0, 1.0, size, dtype=spacing, device=like.device) for size in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2).to(dtype)
 
 
@@ -45,6 +49,7 @@ class FourierGrid(nn.Module):
         max_resolution: Samples an axis, for the highest frequency; None for `shape`.
         cosines: Sines and cosines, or sines alone.
         coordinates: Put the coordinates themselves in front.
+        spacing: What coordinates and frequencies are spaced in before they are rounded.
     """
 
     def __init__(
@@ -55,8 +60,10 @@ class FourierGrid(nn.Module):
         max_resolution: tuple[int, ...] | None = None,
         cosines: bool = True,
         coordinates: bool = True,
+        spacing: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
+        self.spacing = spacing
         self.shape, self.bands, self.cosines, self.coordinates = shape, bands, cosines, coordinates
         self.max_resolution = shape if max_resolution is None else max_resolution
         axes = len(self.max_resolution)
@@ -72,7 +79,9 @@ class FourierGrid(nn.Module):
         """Features of all points, of chosen `points`, or of `coordinates` in -1..1, for each row of `like`."""
         if coordinates is None:
             place = (
-                grid_coordinates(self.shape, like) if points is None else point_coordinates(points, self.shape, like)
+                grid_coordinates(self.shape, like, spacing=self.spacing)
+                if points is None
+                else point_coordinates(points, self.shape, like)
             )
         else:
             place = coordinates
@@ -82,6 +91,7 @@ class FourierGrid(nn.Module):
             max_resolution=self.max_resolution,
             concat=self.coordinates,
             cosines=self.cosines,
+            spacing=self.spacing,
         )
         return features.to(like.dtype).expand(len(like), -1, -1)
 

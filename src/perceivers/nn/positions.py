@@ -115,6 +115,7 @@ def fourier_features(
     max_resolution: int | tuple[int, ...],
     concat: bool,
     cosines: bool = True,
+    spacing: torch.dtype = torch.float64,
 ) -> Float[Tensor, "*batch n features"]:
     """Sines, then cosines, of linearly spaced frequencies up to Nyquist's for `max_resolution` samples.
 
@@ -124,6 +125,7 @@ def fourier_features(
         max_resolution: Samples of each axis, or of all.
         concat: Put the coordinates themselves in front.
         cosines: Without them only the sines.
+        spacing: What frequencies are spaced in before they are rounded.
 
     Source: `generate_fourier_features` (perceiver_ar_model.py; Perceiver, arXiv:2103.03206, section 3.2).
     """
@@ -132,7 +134,7 @@ def fourier_features(
     if len(sizes) != axes:
         raise ValueError(f"max_resolution={sizes} is for {len(sizes)} axes, but positions have {axes}")
     # Rounded once: a linspace in float32 is off by an ulp, which shows at thousands of samples.
-    frequencies = torch.stack([torch.linspace(1.0, size / 2, bands, dtype=torch.float64) for size in sizes])
+    frequencies = torch.stack([torch.linspace(1.0, size / 2, bands, dtype=spacing) for size in sizes])
     # As in the reference: times the frequency first, and pi after.
     angles = math.pi * (coordinates[..., None] * frequencies.to(coordinates)).flatten(-2)
     features = [angles.sin(), angles.cos()] if cosines else [angles.sin()]
