@@ -119,7 +119,7 @@ def test_what_memory_held_before_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_patterns_with_latents_are_not_cached() -> None:
     model = ECP(replace(CONFIG, pattern="double", num_latents=5))
-    with pytest.raises(ValueError, match=r"keys and values of pattern 'double' can't be kept: .* without a cache"):
+    with pytest.raises(ValueError, match=r"can't be kept: in pattern 'double' each .* without a cache"):
         CachedECP(model)
 
 
@@ -130,13 +130,12 @@ from perceivers.models.ecp import ECP
 from perceivers.models.ecp_cached import CachedECP
 from perceivers.models.ecp_config import ECPConfig
 
-config = ECPConfig(vocab_size=17, segment_len=3, dim=12, depth=1, heads=2, first_output=True)
+config = ECPConfig(vocab_size=17, segment_len=3, dim=16, depth=1, heads=2, first_output=True)
 torch.manual_seed(5)
 model = ECP(config).eval()
 torch.nn.init.normal_(model.logits.weight)
 for weights, tolerance in (("float32", 1e-5), ("int8", 0.1)):
     lighten(model, weights)
-    torch._dynamo.reset()  # a compiled step does not look whether its model was changed in place
     plain, compiled = CachedECP(model), CachedECP(model, compiled=True)
     for run in (plain, compiled):
         run.start([[2, 5]], max_tokens=9)
@@ -148,6 +147,7 @@ for weights, tolerance in (("float32", 1e-5), ("int8", 0.1)):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_says_the_same() -> None:
     """In a process of its own: annotations that are checked at run time can't be compiled."""

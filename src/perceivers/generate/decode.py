@@ -1,5 +1,6 @@
 """From prompts to continuations, one token a row at a time."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
 from perceivers.generate.sampling import log_probabilities, sample
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
+from perceivers.models.ecp import ECP
+from perceivers.models.ecp_cached import CachedECP, why_pattern_not_cached
+from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
@@ -34,15 +39,17 @@ class FullForward:
         num_latents: Latents of each pass; None for as many as in training.
     """
 
-    def __init__(self, model: nn.Module, *, num_latents: int | None = None) -> None:
-        self.model = model
-        self.config: PerceiverARConfig = model.config  # pyright: ignore[reportAttributeAccessIssue]
-        self.num_latents = num_latents or self.config.num_latents
+    def __init__(self, model: PerceiverAR | ECP, *, num_latents: int | None = None) -> None:
+        self.model, self.config = model, model.config
+        self.num_latents, self.longest = num_latents or self.config.num_targets, self.config.max_seq_len
+        if isinstance(self.config, ECPConfig) and self.config.pattern == "ecp":
+            # Every position predicts, whatever comes after it, and nothing limits how many there are.
+            self.num_latents, self.longest = 1, sys.maxsize
 
     def longest_prompt(self, max_tokens: int) -> int:
         """Tokens of a prompt that are read, at most, whatever `max_tokens` is."""
         del max_tokens
-        return self.config.max_seq_len
+        return self.longest
 
     def start(self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1) -> Float[Tensor, "rows vocab"]:
         """Logits of the token after each prompt, `samples` rows for each; `max_tokens` is not needed."""
@@ -59,7 +66,7 @@ class FullForward:
     @torch.no_grad()
     def _logits(self) -> Float[Tensor, "rows vocab"]:
         device = next(self.model.parameters()).device
-        kept = [row[-self.config.max_seq_len :] for row in self.rows]
+        kept = [row[-self.longest :] for row in self.rows]
         lengths = torch.tensor([len(row) for row in kept], device=device)
         longest = max(map(len, kept))
         tokens = torch.tensor([row + [PAD] * (longest - len(row)) for row in kept], device=device)
@@ -76,7 +83,7 @@ class FullForward:
         return logits[:, -1]
 
 
-Predictor = CachedPerceiverAR | FullForward
+Predictor = CachedPerceiverAR | CachedECP | FullForward
 """Next-token logits of rows that grow: `start` with prompts, then `feed` a token a row."""
 
 
@@ -97,9 +104,9 @@ def decode(
     wrong is found, before this returns.
 
     Args:
-        model: A Perceiver AR, in evaluation mode.
+        model: A Perceiver AR or an ECP, in evaluation mode.
         prompts: Model ids, SOS first; positions count from 1. Of a prompt longer than the model's input only the newest
-            tokens are read.
+            tokens are read; ECP of its own pattern reads all.
         max_tokens: Most tokens to draw, a row.
         samples: Continuations of each prompt: rows prompt by prompt. The j-th of each (from 0) has seed `seed + j`.
         sampling: How to draw.
@@ -108,9 +115,10 @@ def decode(
         constraint: Makes, for each row, what says which raw ids may follow those so far; None for all.
 
     Raises:
-        ValueError: A prompt is empty, has unknown ids, or runs past a position table; numbers that don't fit.
+        ValueError: A prompt is empty, has unknown ids, or runs past a position table; numbers that don't fit; a model
+            that predicts no next tokens.
     """
-    config: PerceiverARConfig = model.config  # pyright: ignore[reportAssignmentType]
+    config = _sequence_model(model).config
     if not prompts or samples < 1:
         raise ValueError(f"{len(prompts)} prompts with {samples} samples each: there must be at least one of both")
     for prompt in prompts:
@@ -191,8 +199,23 @@ def longest_prompt(model: nn.Module, decoding: DecodingConfig, max_tokens: int) 
     return _predictor(model, decoding).longest_prompt(max_tokens)
 
 
+def _sequence_model(model: nn.Module) -> PerceiverAR | ECP:
+    """The same model, which predicts next tokens."""
+    if not isinstance(model, PerceiverAR | ECP):
+        raise ValueError(
+            f"a {type(model).__name__} predicts no next tokens, so nothing can be generated with it: "
+            "take a Perceiver AR or an ECP"
+        )
+    return model
+
+
 def _predictor(model: nn.Module, decoding: DecodingConfig) -> Predictor:
-    config: PerceiverARConfig = model.config  # pyright: ignore[reportAssignmentType]
+    model = _sequence_model(model)
+    return _latents_predictor(model, decoding) if isinstance(model, PerceiverAR) else _ecp_predictor(model, decoding)
+
+
+def _latents_predictor(model: PerceiverAR, decoding: DecodingConfig) -> Predictor:
+    config = model.config
     if decoding.num_latents is not None and decoding.num_latents > config.max_seq_len:
         raise ValueError(
             f"num_latents={decoding.num_latents} must lie in 1..{config.max_seq_len}, the length of the model's input"
@@ -201,24 +224,41 @@ def _predictor(model: nn.Module, decoding: DecodingConfig) -> Predictor:
         warnings.warn(
             f"num_latents={decoding.num_latents} is more than the {config.num_latents} of training: slower, and "
             "latents read further back among each other than they ever did, which may help or harm",
-            stacklevel=3,
+            stacklevel=4,
         )
-    if not decoding.cached:
-        return FullForward(model, num_latents=decoding.num_latents)
-    if (reason := why_not_cached(config)) is not None:
-        warnings.warn(f"every token takes a full forward pass, nothing can be kept: {reason}", stacklevel=3)
+    if not _keeps(decoding, why_not_cached(config)):
         return FullForward(model, num_latents=decoding.num_latents)
     return CachedPerceiverAR(
-        model,  # pyright: ignore[reportArgumentType]
+        model,
         num_latents=decoding.num_latents,
         refill=decoding.refill,
         prompt_latents=decoding.prompt_latents,
-        dtype=None if decoding.cache_dtype == "auto" else getattr(torch, decoding.cache_dtype),
+        dtype=_cache_dtype(decoding),
         compiled=decoding.compiled,
     )
 
 
-def check_prompt(prompt: list[int], config: PerceiverARConfig, max_tokens: int) -> None:
+def _ecp_predictor(model: ECP, decoding: DecodingConfig) -> Predictor:
+    for name in ("num_latents", "refill", "prompt_latents"):
+        if (value := getattr(decoding, name)) is not None:
+            raise ValueError(f"{name}={value} is for Perceiver AR: an ECP rebuilds no latents; leave it out")
+    if not _keeps(decoding, why_pattern_not_cached(model.config)):
+        return FullForward(model)
+    return CachedECP(model, dtype=_cache_dtype(decoding), compiled=decoding.compiled)
+
+
+def _keeps(decoding: DecodingConfig, reason: str | None) -> bool:
+    """Whether keys and values are kept; `reason` says why they can't be, which is worth a warning if they should be."""
+    if decoding.cached and reason is not None:
+        warnings.warn(f"every token takes a full forward pass, nothing can be kept: {reason}", stacklevel=5)
+    return decoding.cached and reason is None
+
+
+def _cache_dtype(decoding: DecodingConfig) -> torch.dtype | None:
+    return None if decoding.cache_dtype == "auto" else getattr(torch, decoding.cache_dtype)
+
+
+def check_prompt(prompt: list[int], config: PerceiverARConfig | ECPConfig, max_tokens: int) -> None:
     """Refuse what the model can't read.
 
     Raises:

@@ -17,9 +17,17 @@ from torch import Tensor
 
 from perceivers.models.cached import COMPILE_OPTIONS
 from perceivers.models.ecp import ECP, ECPLayer, SegmentAttention
+from perceivers.models.ecp_config import ECPConfig
 from perceivers.nn.attention import attend
 from perceivers.nn.cache import KVCache
 from perceivers.nn.masks import AttentionMask
+
+
+def why_pattern_not_cached(config: ECPConfig) -> str | None:
+    """Why keys and values of this model can't be kept from one token to the next; None if they can."""
+    if config.pattern == "ecp":
+        return None
+    return f"in pattern {config.pattern!r} each new token makes the oldest latent context, which changes what all read"
 
 
 class CachedECP:
@@ -37,11 +45,8 @@ class CachedECP:
     """
 
     def __init__(self, model: ECP, *, dtype: torch.dtype | None = None, compiled: bool = False) -> None:
-        if model.config.pattern != "ecp":
-            raise ValueError(
-                f"keys and values of pattern {model.config.pattern!r} can't be kept: each new token makes the oldest "
-                "latent context; pattern 'ecp' can, others generate without a cache"
-            )
+        if (reason := why_pattern_not_cached(model.config)) is not None:
+            raise ValueError(f"keys and values of this model can't be kept: {reason}; generate without a cache")
         self.model, self.config = model, model.config
         self.layers: list[tuple[ECPLayer, SegmentAttention]] = []
         for layer in model.layers:
