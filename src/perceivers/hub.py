@@ -17,6 +17,8 @@ from perceivers.models.config import ModelConfig
 from perceivers.records import from_dict, to_dict
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OLD_WEIGHTS = "pytorch_model.bin"
+"""A pickle, which the hub has for models of transformers that are older than safetensors."""
 
 
 def write_model(model: nn.Module, config: ModelConfig, tokenizer: str, directory: Path) -> None:
@@ -64,7 +66,8 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         OSError: The disk is full or not writable.
     """
     try:
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)
+        # transformers opens no file without this note.
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
     except SafetensorError as error:  # which is no OSError, though the file system is to blame
         raise OSError(f"{path}: {error}") from error
 
@@ -133,15 +136,17 @@ def find_model(
     """
     if Path(source).exists():
         return Path(source)
-    files = [CONFIG, WEIGHTS]
+    options = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
-        return Path(
-            snapshot_download(str(source), revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files)
-        )
+        found = Path(snapshot_download(str(source), **options, allow_patterns=[CONFIG, WEIGHTS]))
+        if not (found / WEIGHTS).is_file():
+            found = Path(snapshot_download(str(source), **options, allow_patterns=[CONFIG, OLD_WEIGHTS]))
+        return found
     except (HFValidationError, OSError) as error:
         raise FileNotFoundError(
             f"{source} is no directory here, and the hub did not give it ({type(error).__name__}); "
-            f"without a network, put its {CONFIG} and {WEIGHTS} into a directory and name that"
+            f"without a network, put its {CONFIG} and {WEIGHTS} (or {OLD_WEIGHTS}, where it has no other) into a "
+            "directory and name that"
         ) from error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 from torch import nn
 
+from perceivers.convert.huggingface import is_huggingface, read_huggingface
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.device import pick_device
 from perceivers.generate.config import DecodingConfig, SamplingConfig
@@ -57,7 +58,7 @@ class Loaded:
             FileNotFoundError: Nothing is there.
             ValueError: What is there is damaged.
         """
-        return cls(*read_model(find_model(source, revision=revision, cache_dir=cache_dir, token=token)))
+        return cls(*open_model(find_model(source, revision=revision, cache_dir=cache_dir, token=token)))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors into `directory`.
@@ -237,8 +238,18 @@ def _until(steps: Iterator[Step], seconds: float) -> Iterator[Step]:
             return
 
 
+def open_model(directory: Path) -> tuple[nn.Module, str]:
+    """The model in `directory`, which this package or Hugging Face transformers saved, and its tokenizer's name.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or the files don't fit each other.
+    """
+    return read_huggingface(directory) if is_huggingface(directory) else read_model(directory)
+
+
 def load(source: str | Path, *, device: str = "cpu", weights: Weights = "float32") -> Loaded:
-    """Open a run directory, a saved model, or a model on the Hugging Face hub.
+    """Open a run directory, a saved model, or a model on the Hugging Face hub: ours, or a Perceiver of transformers.
 
     Args:
         source: Path, or hub id `owner/name`.

@@ -1,0 +1,194 @@
+"""Perceivers of Hugging Face `transformers` to ours, and back: a directory with config.json and the weights.
+
+`transformers` itself is needed for neither. Checked against it both ways, see tests/parity/test_huggingface.py, and
+docs/weights.md for what differs from the official code.
+"""
+
+import difflib
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perceivers.convert.huggingface_config import FLOW_SCALE, MODEL_TYPE, SIZE, config_from_huggingface
+from perceivers.convert.huggingface_export import config_to_huggingface
+from perceivers.convert.huggingface_names import Part, huggingface_names
+from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, replace_file, write_tensors
+from perceivers.models.output_config import GridHead
+from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
+
+__all__ = [
+    "is_huggingface",
+    "read_huggingface",
+    "weights_from_huggingface",
+    "weights_to_huggingface",
+    "write_huggingface",
+]
+
+
+def is_huggingface(directory: Path) -> bool:
+    """Whether `directory` holds a Perceiver of transformers, by its config.json."""
+    try:
+        values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
+
+
+def read_huggingface(
+    directory: Path, *, size: tuple[int, int] = SIZE, flow_scale: float = FLOW_SCALE
+) -> tuple[PerceiverIO, str]:
+    """The model in `directory`, in float32, and the name of what it reads: "bytes", "pictures" or "films".
+
+    Args:
+        directory: With config.json and model.safetensors or, of old, pytorch_model.bin. Of that, tensors are read
+            and no code is run.
+        size: See `config_from_huggingface`.
+        flow_scale: Likewise.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, the files don't fit each other, or the model is none that this package builds.
+    """
+    path = directory / CONFIG
+    try:
+        config = config_from_huggingface(json.loads(path.read_text(encoding="utf-8")), size=size, flow_scale=flow_scale)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    weights = next((directory / name for name in (WEIGHTS, OLD_WEIGHTS) if (directory / name).is_file()), None)
+    if weights is None:
+        raise FileNotFoundError(f"{directory} has neither {WEIGHTS} nor {OLD_WEIGHTS}: its weights are missing")
+    tensors = read_tensors(weights) if weights.name == WEIGHTS else _read_old(weights)
+    try:
+        state = weights_from_huggingface(tensors, config)
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
+    model = build_perceiver_io(config)
+    model.load_state_dict(state)
+    kinds = {"tokens": "bytes", "multimodal": "films"}
+    kind = config.input.kind if config.input.kind == "multimodal" else config.input.features.kind
+    return model, kinds.get(kind, "pictures")
+
+
+def _read_old(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged, or holds more than tensors, which is not read: {line}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"{path} holds {type(tensors).__name__}, not tensors by name")
+    return tensors
+
+
+def weights_from_huggingface(tensors: Mapping[str, Tensor], config: PerceiverIOConfig) -> dict[str, Tensor]:
+    """Our `state_dict` for that of transformers; floats become float32.
+
+    Key and value projections become one layer, and the 1 x 1 convolution a linear layer.
+
+    Args:
+        tensors: Of the meta device only names and shapes are checked.
+        config: Of the model.
+
+    Raises:
+        ValueError: Lists tensors that are missing, unknown or of another shape.
+    """
+    parts = huggingface_names(config)
+    shapes = _their_shapes(parts, _shapes(config))
+    problems = [
+        f"missing {name}{_hint(name, tensors.keys() - shapes.keys())}" for name in shapes.keys() - tensors.keys()
+    ]
+    problems += [f"unknown {name}{_hint(name, shapes)}" for name in tensors.keys() - shapes.keys()]
+    problems += [
+        f"{name} has shape {list(tensors[name].shape)}, the config asks for {list(shapes[name])}"
+        for name in shapes.keys() & tensors.keys()
+        if tuple(tensors[name].shape) != shapes[name]
+    ]
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise ValueError("weights do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
+    state = {}
+    for ours, theirs in parts.items():
+        given = [tensors[part.name].flatten(1) if part.pixel else tensors[part.name] for part in theirs]
+        joined = torch.cat(given) if len(given) > 1 else given[0].clone()
+        state[ours] = joined.float() if joined.is_floating_point() else joined
+    return state
+
+
+def weights_to_huggingface(state: Mapping[str, Tensor], config: PerceiverIOConfig) -> dict[str, Tensor]:
+    """What `weights_from_huggingface` makes `state` of.
+
+    As in transformers: flow is divided by 100, whatever `GridHead.scale` says; another scale goes into the weights.
+
+    Raises:
+        ValueError: `state` is not of a model that `config` describes.
+    """
+    parts = huggingface_names(config)
+    if wrong := sorted(parts.keys() ^ state.keys()):
+        raise ValueError(
+            f"the weights are not those of the config ({wrong[0]}); 8-bit ones can't be exported: load them as float32"
+        )
+    shapes = _their_shapes(parts, _shapes(config))
+    tensors = {}
+    for ours, theirs in parts.items():
+        rows = [part.rows or len(state[ours]) for part in theirs] if state[ours].ndim else []
+        pieces = state[ours].split(rows) if rows else [state[ours]]
+        for part, piece in zip(theirs, pieces, strict=True):
+            tensors[part.name] = piece.reshape(shapes[part.name])
+    head = getattr(config.output, "head", None)
+    if isinstance(head, GridHead) and head.scale != FLOW_SCALE:
+        for part in [*parts["output.linear.weight"], *parts["output.linear.bias"]]:
+            tensors[part.name] = tensors[part.name] * (head.scale / FLOW_SCALE)
+    return tensors
+
+
+def _shapes(config: PerceiverIOConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: value.shape for name, value in build_perceiver_io(config).state_dict().items()}
+
+
+def _their_shapes(
+    parts: Mapping[str, tuple[Part, ...]], shapes: Mapping[str, torch.Size]
+) -> dict[str, tuple[int, ...]]:
+    assert parts.keys() == shapes.keys()
+    return {
+        part.name: (*(shape if part.rows is None else (part.rows, *shape[1:])), *((1, 1) if part.pixel else ()))
+        for ours, theirs in parts.items()
+        for shape in [tuple(shapes[ours])]
+        for part in theirs
+    }
+
+
+def _hint(name: str, candidates: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(candidates), n=1)
+    return f" (nearest: {near[0]})" if near else ""
+
+
+def write_huggingface(model: nn.Module, directory: Path) -> dict[str, Any]:
+    """Write config.json and model.safetensors, from which transformers' class opens the model; returns the config.
+
+    Args:
+        model: Made of a `PerceiverIOConfig`.
+        directory: Made if it is not there.
+
+    Raises:
+        ValueError: No class of transformers is this model.
+        OSError: The disk is full or not writable.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, PerceiverIOConfig):
+        raise ValueError(
+            f"transformers has Perceiver and Perceiver IO, but no {getattr(config, 'kind', 'such model')!r}"
+        )
+    values = config_to_huggingface(config)
+    tensors = weights_to_huggingface(model.state_dict(), config)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(values, indent=2)
+    replace_file(directory / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    replace_file(directory / WEIGHTS, lambda path: write_tensors(tensors, path))
+    return values
