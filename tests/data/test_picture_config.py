@@ -29,7 +29,7 @@ def test_bad_picture_configs(fields: dict, message: str) -> None:
         ({"batch_size": 0}, "batch_size=0 must be at least 1 pair"),
         ({"shape": (64, 1)}, r"shape=\(64, 1\) must be rows and columns of a frame, each at least 2"),
         ({"spacing": 1}, "spacing=1 must be at least 2 pixels"),
-        ({"mean": 0.0}, r"mean=0\.0 must lie above 0 and within a quarter of spacing=24"),
+        ({"mean": 0.0}, r"mean=0\.0 must lie above 0 and within a sixth of spacing=24"),
         ({"mean": 7.0}, "or the flow would fold over itself; take a larger spacing"),
     ],
 )

@@ -67,7 +67,7 @@ class WarpConfig:
     mean: float = 3.0
     """Mean length of the flow, in pixels; a pair's own is drawn from half to one and a half times as much."""
     spacing: int = 24
-    """Pixels between the points whose displacement is random: more makes smoother flow."""
+    """Pixels between the points whose displacement is random, at least: more makes smoother flow."""
     flip: bool = True
     """Training: pairs are mirrored left to right, every second at random."""
 
@@ -78,8 +78,8 @@ class WarpConfig:
             raise ValueError(f"shape={self.shape} must be rows and columns of a frame, each at least 2")
         if self.spacing < 2:
             raise ValueError(f"spacing={self.spacing} must be at least 2 pixels")
-        if not 0 < self.mean <= self.spacing / 4:
+        if not 0 < self.mean <= self.spacing / 6:
             raise ValueError(
-                f"mean={self.mean} must lie above 0 and within a quarter of spacing={self.spacing}, "
+                f"mean={self.mean} must lie above 0 and within a sixth of spacing={self.spacing}, "
                 "or the flow would fold over itself; take a larger spacing"
             )
