@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from perceivers.data.picture_config import WarpConfig
+from perceivers.data.picture_store import PictureSplit
+from perceivers.data.warps import flow_batches
+from perceivers.evaluate.flow import colour_wheel, flow_picture, plot_flow, score_flow
+
+CONFIG = WarpConfig(batch_size=3, shape=(7, 11), mean=2.0, spacing=12)
+
+
+def photos(count: int = 3) -> PictureSplit:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 31, 37, 3), dtype=np.uint8)
+    return PictureSplit("test", pixels, None)
+
+
+class Answers(nn.Module):
+    """Gives the true flow of evaluation, batch by batch, moved by (3, 4) for every pair of the first photo."""
+
+    def __init__(self, split: PictureSplit, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.waiting = list(flow_batches(split, CONFIG, count=count))
+        self.pair, self.photos = 0, len(split)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        batch = self.waiting.pop(0)
+        assert torch.equal(batch.frames, frames)
+        flow = batch.flow.clone()
+        for row in range(len(flow)):
+            if (self.pair + row) % self.photos == 0:
+                flow[row] += torch.tensor([3.0, 4.0])
+        self.pair += len(flow)
+        return flow
+
+
+def test_end_point_error_by_photo() -> None:
+    split = photos()
+    model = Answers(split, 7).train()
+    score = score_flow(model, split, CONFIG, count=7)
+    assert model.training
+    assert (score.pairs, score.photos) == (7, 3)
+    assert score.pixels.tolist() == [3 * 77, 2 * 77, 2 * 77]
+    assert np.allclose(score.errors / score.pixels, [5, 0, 0], atol=1e-5)
+    assert score.end_point_error == score.interval.value == pytest.approx(5 * 3 / 7)
+    assert (score.interval.low, score.interval.high) == (pytest.approx(0), pytest.approx(5))
+    flow = torch.cat([batch.flow for batch in flow_batches(split, CONFIG, count=7)])
+    assert score.zero_flow == pytest.approx(flow.norm(dim=-1).mean().item())
+    expected = score.end_point_error - score.zero_flow
+    assert score.against_zero.difference.value == pytest.approx(expected)
+
+
+class Zero(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.weight * frames[:, 0, ..., :2]
+
+
+def test_a_model_that_says_zero_is_as_good_as_zero() -> None:
+    score = score_flow(Zero(), photos(), CONFIG, count=4, progress=False)
+    assert score.end_point_error == score.zero_flow
+    assert score.against_zero.percent_fewer.value == 0
+    with pytest.raises(ValueError, match="count=0 must be at least 1 pair"):
+        score_flow(Zero(), photos(), CONFIG, count=0)
+
+
+def test_the_colour_wheel_goes_round() -> None:
+    wheel = colour_wheel()
+    assert wheel.shape == (55, 3)
+    corners = {0: (1, 0, 0), 15: (1, 1, 0), 21: (0, 1, 0), 25: (0, 1, 1), 36: (0, 0, 1), 49: (1, 0, 1)}
+    for place, colour in corners.items():
+        assert tuple(wheel[place]) == colour
+    assert len(np.unique(wheel, axis=0)) == 55
+
+
+def test_flow_picture() -> None:
+    # As in the published code, to the right is red, the left is cyan; rows count downwards.
+    flow = np.array([[[0, 0], [2, 0], [-2, 0], [1, 0], [4, 0]]], dtype=np.float32)
+    white, right, left, half, beyond = flow_picture(flow, longest=2.0)[0].tolist()
+    assert white == [255, 255, 255]
+    assert (right[0], right[1]) == (255, 0)
+    assert left[0] == 0
+    assert left[2] == 255
+    assert half[0] == 255
+    assert 100 < half[1] < 140
+    assert beyond[0] == 191
+    assert flow_picture(flow)[0, 4].tolist()[0] == 255  # the longest that is there
+    assert (flow_picture(np.zeros((2, 3, 2), dtype=np.float32)) == 255).all()
+    up, down = flow_picture(np.array([[[0, -1], [0, 1]]], dtype=np.float32))[0].tolist()
+    assert up[2] > up[1]  # violet
+    assert down[1] > down[2]  # yellow
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (batch,) = flow_batches(photos(), CONFIG, count=2)
+    flow = batch.flow.numpy()
+    plot_flow(batch.frames.numpy(), flow, np.zeros_like(flow), tmp_path / "flow.png")
+    assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
+    plot_flow(batch.frames[:1, ..., :1].numpy(), flow[:1], flow[:1], tmp_path / "grey.png")
+    assert (tmp_path / "grey.png").stat().st_size > 1000
