@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or go on training it",
     "evaluate": "how likely a model finds data that it was not trained on",
     "generate": "continue a prompt, or start from nothing",
+    "predict": "fill the blanks of a text, name a picture's class, find motion",
     "show": "size, cost and settings of a run or a preset",
     "presets": "complete settings by name",
     "convert": "published weights to a model of ours",

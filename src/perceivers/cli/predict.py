@@ -1,0 +1,112 @@
+"""`perceivers predict`: what a model says about single inputs: the blanks of a text, the class of a picture."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from perceivers.cli.console import table
+from perceivers.cli.flags import parse
+
+if TYPE_CHECKING:
+    from perceivers.generate.loaded import Loaded
+
+DESCRIPTION = """Fill the blanks of a text, name the class of a picture, or find the motion between two pictures.
+
+What it does depends on what the model reads. Text: inputs are texts, .txt files, or - for the standard input; two
+underscores or more are a blank of as many bytes. Pictures: picture files, folders, .npz and .npy files, or a store.
+Motion: two picture files.
+
+    perceivers predict runs/a "It is a truth universally________________"
+
+    perceivers predict runs/b digit.png more/ --json
+
+    perceivers predict runs/c first.png second.png --out flow.png
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictFlags:
+    """Arguments of `perceivers predict`."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory, saved model, or model on the Hugging Face hub."""
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """Texts, or files, as the model reads."""
+    top: int = 5
+    """Answers that are shown, the most likely ones."""
+    split: str | None = None
+    """Pictures: only this split of a store or of an array file."""
+    out: Path | None = None
+    """Motion: picture to write, its colours are directions."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object, and nothing else."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Parse, predict, print."""
+    flags = parse(PredictFlags, args, prog="perceivers predict", description=DESCRIPTION)
+    if not flags.inputs:
+        raise ValueError(f"name something to predict: perceivers predict {flags.run} INPUT")
+    if flags.top < 1:
+        raise ValueError(f"--top {flags.top} must be at least 1")
+    from perceivers.generate.loaded import load
+
+    loaded = load(flags.run, device=flags.device)
+    match loaded.tokenizer:
+        case "masked_bytes":
+            predictions = _texts(flags, loaded)
+            shown = "\n\n".join(map(_text_report, predictions))
+        case "pictures":
+            from perceivers.cli.predict_pictures import classes_report, predict_classes
+
+            predictions = predict_classes(flags, loaded)
+            shown = classes_report(predictions)
+        case _:
+            raise ValueError(
+                f"{flags.run} reads {loaded.tokenizer!r} and predicts what comes next: perceivers generate {flags.run}"
+            )
+    result = {"run": flags.run, "tokenizer": loaded.tokenizer, "predictions": predictions}
+    print(json.dumps(result) if flags.json else shown)
+    return 0
+
+
+def _texts(flags: PredictFlags, loaded: "Loaded") -> list[dict[str, Any]]:
+    """Filled texts."""
+    from perceivers.generate.fill import fill
+
+    if flags.split is not None or flags.out is not None:
+        raise ValueError(f"--split and --out are for pictures, {flags.run} reads text: leave them out")
+    return [asdict(fill(loaded.model, _read_text(text), top=flags.top)) for text in flags.inputs]
+
+
+def _read_text(text: str) -> str:
+    """The text itself, or that of the file or the standard input which it names."""
+    if text != "-" and not text.endswith(".txt"):
+        return text
+    data = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
+    try:
+        return data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        name = "the standard input" if text == "-" else text
+        raise ValueError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+
+
+def _text_report(filled: dict[str, Any]) -> str:
+    """A filled text, and what else could stand in its blanks."""
+    rows = [
+        (
+            f"  blank {number}" if place == 0 else "",
+            json.dumps(choice["text"], ensure_ascii=False),
+            f"{choice['probability']:.2%}",
+        )
+        for number, blank in enumerate(filled["blanks"], 1)
+        for place, choice in enumerate(blank["choices"])
+    ]
+    return f"{filled['text']}\n{table(rows, right=(2,))}"

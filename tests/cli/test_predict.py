@@ -1,0 +1,119 @@
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perceivers.generate.fill import fill
+from perceivers.generate.loaded import Loaded
+from perceivers.models.feature_config import PixelFeatures, TokenFeatures
+from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions
+from perceivers.models.output_config import AverageOutputConfig, GridQueries, QueryOutputConfig, TiedHead
+from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
+from perceivers.models.perceiver_io import build_perceiver_io
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def language_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked language model that has learnt nothing."""
+    torch.manual_seed(1)
+    positions = LearnedPositions(channels=6)
+    config = PerceiverIOConfig(
+        input=InputConfig(features=TokenFeatures(seq_len=13, dim=6), positions=positions, combine="add"),
+        encoder=EncoderConfig(num_latents=3, dim=10, blocks=1, depth=1, heads=5),
+        output=QueryOutputConfig(
+            queries=GridQueries(shape=(13,), positions=positions), channels=None, head=TiedHead(), heads=2
+        ),
+    )
+    path = tmp_path_factory.mktemp("language")
+    Loaded(build_perceiver_io(config), "masked_bytes").save_pretrained(path)
+    return path
+
+
+def test_blanks_as_json(command: Command, language_run: Path) -> None:
+    done = command("predict", language_run, "ab__c", "__", "--json", "--top", 3, "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    result = json.loads(done.out)
+    assert (result["run"], result["tokenizer"]) == (str(language_run), "masked_bytes")
+    first, second = result["predictions"]
+    expected = fill(Loaded.from_pretrained(language_run).model, "ab__c", top=3)
+    assert first["text"] == expected.text
+    assert [choice["text"] for choice in first["blanks"][0]["choices"]] == [c.text for c in expected.blanks[0].choices]
+    assert (first["blanks"][0]["start"], second["blanks"][0]["length"]) == (2, 2)
+
+
+def test_blanks_as_a_table(command: Command, language_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("a__ é[MASK]\n", encoding="utf-8")
+    done = command("predict", language_run, tmp_path / "note.txt", "--top", 2, "--device", "cpu")
+    assert done.code == 0
+    expected = fill(Loaded.from_pretrained(language_run).model, "a__ é[MASK]", top=2)
+    assert done.out.startswith(expected.text + "\n")
+    assert done.out.count("%") == 4
+    assert "  blank 1  " in done.out
+    assert "  blank 2  " in done.out
+
+
+def test_text_from_the_standard_input(command: Command, language_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"xy[MASK]\n")))
+    done = command("predict", language_run, "-", "--json", "--device", "cpu")
+    assert json.loads(done.out)["predictions"][0]["text"].startswith("xy")
+
+
+@pytest.fixture
+def picture_run(tmp_path: Path) -> Path:
+    """A model of three classes that finds everything an eel."""
+    config = PerceiverIOConfig(
+        input=InputConfig(features=PixelFeatures(shape=(5, 7, 1)), positions=FourierPositions(bands=2)),
+        encoder=EncoderConfig(num_latents=3, dim=10, blocks=1, depth=1, heads=5),
+        output=AverageOutputConfig(classes=3),
+    )
+    model = build_perceiver_io(config)
+    model.get_parameter("output.linear.bias").data[:] = torch.tensor([0.0, 1.0, 3.0])
+    path = tmp_path / "run"
+    Loaded(model, "pictures").save_pretrained(path)
+    return path
+
+
+def test_classes(command: Command, picture_run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 5, 7), np.uint8))
+    done = command("predict", picture_run, tmp_path / "x.npy", "--json", "--top", 2, "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    predictions = json.loads(done.out)["predictions"]
+    assert len(predictions) == 2
+    best = torch.tensor([0.0, 1.0, 3.0]).softmax(-1)
+    assert [one["class"] for one in predictions[1]["classes"]] == ["2", "1"]
+    assert [one["probability"] for one in predictions[1]["classes"]] == pytest.approx(
+        [float(best[2]), float(best[1])], rel=1e-5
+    )
+    names = {"path": "x", "fingerprint": "0", "tokenizer": "pictures", "splits": {}, "classes": ["cat", "dog", "eel"]}
+    (picture_run / "data.json").write_text(json.dumps(names))
+    done = command("predict", picture_run, tmp_path / "x.npy", "--device", "cpu")
+    assert done.out.count("eel 84.4%  dog 11.4%  cat 4.2%") == 2
+    done = command("predict", picture_run, tmp_path / "x.npy", "--out", "y.png", "--device", "cpu")
+    assert (done.code, "--out is for motion" in done.err) == (2, True)
+
+
+def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9__")
+    next_run = tmp_path / "next"
+    Loaded(Loaded.from_pretrained(language_run).model, "bytes").save_pretrained(next_run)
+    cases = {
+        (language_run, "no blank"): "the text 'no blank' has no blank: write two underscores or more",
+        (language_run, "twelve bytes__"): "the text has 14 bytes, this model reads 13: shorten it",
+        (language_run, tmp_path / "none.txt"): "none.txt",
+        (language_run, tmp_path / "latin.txt"): "latin.txt is not UTF-8 text (byte 3): save it as UTF-8",
+        (language_run, "a__", "--top", 0): "--top 0 must be at least 1",
+        (language_run, "a__", "--split", "test"): "--split and --out are for pictures",
+        (language_run,): "name something to predict: perceivers predict",
+        (next_run, "a__"): "reads 'bytes' and predicts what comes next: perceivers generate",
+    }
+    for arguments, message in cases.items():
+        done = command("predict", *arguments, "--device", "cpu")
+        assert done.code == 2
+        assert message in done.err
+        assert done.err.count("\n") == 1
