@@ -1,6 +1,7 @@
 """A masked language model beside a trigram on the same hidden bytes: `python benchmarks/masked_trigram.py RUN STORE`.
 
-More arguments: the split (validation), what is masked (words or bytes; words), and the n of the n-gram (3).
+More arguments: the split (validation), what is masked (words or bytes; what the run was trained with), and the n of
+the n-gram (3).
 
 Prints bits a masked byte with 95 % intervals by bootstrap over documents. The n-gram is a modified Kneser-Ney, counted
 on the whole train split. It sees the true bytes to the left, even those that are hidden from the model; the model sees
@@ -8,9 +9,12 @@ what comes after. 25 MB and n = 3 take half a minute and 3 GB.
 """
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from perceivers.cli.flags import CONFIG, read_config
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.text import BYTES_VOCAB_SIZE
 from perceivers.data.tokens import TokenStore
@@ -21,11 +25,14 @@ from perceivers.generate.fill import text_length
 from perceivers.generate.loaded import load
 
 
-def main(run: str, store_path: str, split_name: str = "validation", unit: str = "words", order: str = "3") -> None:
+def main(run: str, store_path: str, split_name: str = "validation", unit: str = "", order: str = "3") -> None:
     """Score both, print both and what lies between."""
     store = TokenStore.open(store_path)
     split, train = store.split(split_name), store.split("train")
-    config = MaskedTextConfig(unit="bytes" if unit == "bytes" else "words")
+    data = read_config(Path(run) / CONFIG).data if (Path(run) / CONFIG).is_file() else None
+    config = data if isinstance(data, MaskedTextConfig) else MaskedTextConfig()
+    if unit:
+        config = replace(config, unit="bytes" if unit == "bytes" else "words")
     model = load(run).model
     ours = score_masked(model, split, config, precision="float32", progress=True)
     documents = [np.asarray(train[i], dtype=np.int32) for i in range(len(train))]

@@ -9,13 +9,20 @@ import torch
 
 from perceivers.generate.fill import fill
 from perceivers.generate.loaded import Loaded
-from perceivers.models.feature_config import PixelFeatures, TokenFeatures
+from perceivers.models.feature_config import FlowFeatures, PixelFeatures, TokenFeatures
 from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions
-from perceivers.models.output_config import AverageOutputConfig, GridQueries, QueryOutputConfig, TiedHead
+from perceivers.models.output_config import (
+    AverageOutputConfig,
+    GridHead,
+    GridQueries,
+    InputQueries,
+    QueryOutputConfig,
+    TiedHead,
+)
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import build_perceiver_io
 
-from .conftest import Command
+from .conftest import Command, Outcome
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +124,40 @@ def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: P
         assert done.code == 2
         assert message in done.err
         assert done.err.count("\n") == 1
+
+
+def test_motion(command: Command, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    config = PerceiverIOConfig(
+        input=InputConfig(features=FlowFeatures(shape=(2, 5, 7, 3), channels=6), positions=FourierPositions(bands=2)),
+        encoder=EncoderConfig(num_latents=3, dim=10, blocks=1, depth=1, heads=5),
+        output=QueryOutputConfig(queries=InputQueries(), channels=2, head=GridHead(shape=(5, 7)), zero_channels=True),
+    )
+    model = build_perceiver_io(config)
+    model.get_parameter("output.linear.bias").data[:] = torch.tensor([3.0, -4.0])  # right 3, up 4
+    Loaded(model, "frames").save_pretrained(tmp_path / "run")
+    for name, size in {"a.png": (11, 8), "b.png": (11, 8), "c.png": (11, 9)}.items():
+        image.new("L", size).save(tmp_path / name)
+
+    def predict(*arguments: object) -> Outcome:
+        return command("predict", tmp_path / "run", *arguments, "--device", "cpu")
+
+    done = predict(tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "new" / "flow.png", "--json")
+    assert (done.code, done.err) == (0, "")
+    (result,) = json.loads(done.out)["predictions"]
+    assert (result["rows"], result["columns"]) == (8, 11)
+    assert (result["mean_right"], result["mean_down"]) == pytest.approx((3, -4), rel=1e-5)
+    assert (result["mean_length"], result["longest"]) == pytest.approx((5, 5), rel=1e-5)
+    with image.open(tmp_path / "new" / "flow.png") as picture:
+        assert (picture.size, picture.mode) == ((11, 8), "RGB")
+    done = predict(tmp_path / "a.png", tmp_path / "b.png")
+    assert "length, longest      5.00 pixels\n" in done.out
+    for arguments, message in {
+        ("a.png",): "motion needs two pictures, 1 are given",
+        ("a.png", "c.png"): "the pictures differ in size: a.png has (8, 11), c.png (9, 11)",
+    }.items():
+        done = predict(*(tmp_path / name for name in arguments))
+        assert done.code == 2
+        assert message in done.err
+    done = predict(tmp_path / "a.png", tmp_path / "b.png", "--out", "flow.jpg")
+    assert "--out flow.jpg must end in .png" in done.err

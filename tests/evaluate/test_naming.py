@@ -28,7 +28,7 @@ def test_probabilities_of_the_classes() -> None:
         output=AverageOutputConfig(classes=11),
     )
     model = build_perceiver_io(config).train()
-    torch.nn.init.normal_(model.get_submodule("output.linear").weight)
+    torch.nn.init.normal_(model.get_parameter("output.linear.weight"))
     probabilities = class_probabilities(model, pixels := pictures(5), PictureConfig(batch_size=2))
     assert model.training
     with torch.no_grad():

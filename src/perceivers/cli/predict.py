@@ -68,6 +68,11 @@ def run(args: Sequence[str]) -> int:
 
             predictions = predict_classes(flags, loaded)
             shown = classes_report(predictions)
+        case "frames":
+            from perceivers.cli.predict_pictures import flow_report, predict_flow
+
+            predictions = predict_flow(flags, loaded)
+            shown = flow_report(predictions)
         case _:
             raise ValueError(
                 f"{flags.run} reads {loaded.tokenizer!r} and predicts what comes next: perceivers generate {flags.run}"

@@ -10,6 +10,8 @@ from perceivers.models.input_config import InputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from perceivers.cli.predict import PredictFlags
     from perceivers.generate.loaded import Loaded
 
@@ -63,3 +65,52 @@ def classes_report(predictions: list[dict[str, Any]]) -> str:
         for prediction in predictions
     ]
     return table(rows)
+
+
+def predict_flow(flags: "PredictFlags", loaded: "Loaded") -> list[dict[str, Any]]:
+    """The motion between two pictures, in numbers; as a picture in the file that the flags name."""
+    if len(flags.inputs) != 2:
+        raise ValueError(f"motion needs two pictures, {len(flags.inputs)} are given: name the first and the second")
+    if flags.out is not None and flags.out.suffix.lower() != ".png":
+        raise ValueError(f"--out {flags.out} must end in .png")
+    if flags.split is not None:
+        raise ValueError(f"--split is for classes, {flags.run} finds motion: leave it out")
+    import numpy as np
+
+    from perceivers.evaluate.naming import motion
+
+    first, second = flags.inputs
+    flow = motion(loaded.model, (Path(first), Path(second)))
+    length = np.linalg.norm(flow, axis=-1)
+    result = {"first": first, "second": second, "rows": flow.shape[0], "columns": flow.shape[1]}
+    columns, rows = flow.mean((0, 1)).tolist()
+    result |= {"mean_right": columns, "mean_down": rows, "mean_length": float(length.mean())}
+    result |= {"longest": float(length.max())}
+    if flags.out is not None:
+        _write_flow(flow, flags.out)
+        result["out"] = str(flags.out)
+    return [result]
+
+
+def _write_flow(flow: "np.ndarray", path: Path) -> None:
+    from PIL import Image
+
+    from perceivers.evaluate.flow import flow_picture
+    from perceivers.hub import replace_file
+
+    picture = Image.fromarray(flow_picture(flow))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda partial: picture.save(partial, format="PNG"))
+
+
+def flow_report(predictions: list[dict[str, Any]]) -> str:
+    """The numbers for people, in pixels."""
+    (result,) = predictions
+    words = {"mean_right": "to the right, mean", "mean_down": "down, mean", "mean_length": "length, mean"}
+    words |= {"longest": "length, longest"}
+    rows = [(text, f"{result[name]:.2f} pixels") for name, text in words.items()]
+    lines = [
+        f"{result['first']} to {result['second']}: {result['rows']} x {result['columns']}",
+        table(rows, right=(1,)),
+    ]
+    return "\n".join([*lines, *([f"wrote {result['out']}"] if "out" in result else [])])

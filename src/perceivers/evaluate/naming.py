@@ -1,4 +1,4 @@
-"""Classes of single pictures, as a model sees them."""
+"""What a model says of users' own pictures: the class of each, or the motion between two."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,14 @@ from torch import nn
 from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted
-from perceivers.data.picture_loader import picture_batches
+from perceivers.data.picture_loader import picture_batches, scaled
 from perceivers.data.picture_store import PictureSplit, PictureStore
 from perceivers.data.sources import find_documents
 from perceivers.evaluate.pictures import class_logits
+from perceivers.models.feature_config import FlowFeatures
+from perceivers.models.flow import tiled_flow
+from perceivers.models.input_config import InputConfig
+from perceivers.models.perceiver_config import PerceiverIOConfig
 
 Pixels = UInt8[np.ndarray, "pictures rows columns channels"]
 
@@ -57,22 +61,13 @@ def read_pictures(
     """
     if len(sources) == 1 and (sources[0] / "header.json").is_file():
         return _from_store(PictureStore.open(sources[0]), shape, split)
-    documents, _ = find_documents(sources, ARRAY_ENDINGS + PICTURE_ENDINGS)
-    arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
-    files = [document for document in documents if document not in arrays]
-    pictures: list[Picture] = arrays_as_pictures(arrays)[0] if arrays else []
-    if files:
-        found, unreadable = files_as_pictures(files)
-        if unreadable:
-            raise ValueError(": ".join(unreadable[0]))
-        pictures += found
+    pictures = _find(sources)
     if split is not None:
         pictures = [picture for picture in pictures if picture.split == split]
     if not pictures:
         raise ValueError(f"{', '.join(map(str, sources))}: no pictures of split {split!r}; leave --split out for all")
     rows, columns, channels = shape
-    if channels == 1 and (coloured := [picture.name for picture in pictures if not picture.grey]):
-        raise ValueError(f"{coloured[0]} is in colour, the model reads grey pictures: turn it grey first")
+    _check_colours(pictures, channels)
     pixels = [fitted(picture.read(), (rows, columns), channels=channels) for picture in pictures]
     return [picture.name for picture in pictures], np.stack(pixels)
 
@@ -84,3 +79,51 @@ def _from_store(store: PictureStore, shape: tuple[int, int, int], name: str | No
         raise ValueError(f"{store.path} holds pictures of shape {store.shape}, the model reads {shape}")
     pixels = store.split(name).pixels
     return [f"{name}[{index}]" for index in range(len(pixels))], np.asarray(pixels)
+
+
+@torch.no_grad()
+def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -> Float[np.ndarray, "rows columns 2"]:
+    """Optical flow from one picture file to another, in pixels (columns, rows).
+
+    Args:
+        model: Flow of frames; pictures that are larger are cut in tiles, see `tiled_flow`.
+        sources: Two picture files of one size.
+        overlap: Rows and columns that neighbouring tiles share, or half a tile if that is less.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        ValueError: The model reads something else, or the pictures differ in size or are too small.
+    """
+    config = getattr(model, "config", None)
+    one_input = config.input if isinstance(config, PerceiverIOConfig) else None
+    if not (isinstance(one_input, InputConfig) and isinstance(one_input.features, FlowFeatures)):
+        raise ValueError("this model finds no motion: it needs an input of two frames")
+    _, tile_rows, tile_columns, channels = one_input.features.shape
+    first, second = (_find([source])[0] for source in sources)
+    if first.size != second.size:
+        raise ValueError(f"the pictures differ in size: {first.name} has {first.size}, {second.name} {second.size}")
+    _check_colours([first, second], channels)
+    pixels = [fitted(picture.read(), picture.size, channels=channels) for picture in (first, second)]
+    frames = scaled(np.stack(pixels))[None].to(next(model.parameters()).device)
+    tile = (tile_rows, tile_columns)
+    flow = tiled_flow(model.eval(), frames, tile=tile, overlap=min(overlap, min(tile) // 2))
+    return flow[0].float().cpu().numpy()
+
+
+def _find(sources: Sequence[Path]) -> list[Picture]:
+    """Pictures in files and arrays."""
+    documents, _ = find_documents(sources, ARRAY_ENDINGS + PICTURE_ENDINGS)
+    arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
+    files = [document for document in documents if document not in arrays]
+    pictures: list[Picture] = arrays_as_pictures(arrays)[0] if arrays else []
+    if files:
+        found, unreadable = files_as_pictures(files)
+        if unreadable:
+            raise ValueError(": ".join(unreadable[0]))
+        pictures += found
+    return pictures
+
+
+def _check_colours(pictures: Sequence[Picture], channels: int) -> None:
+    if channels == 1 and (coloured := [picture.name for picture in pictures if not picture.grey]):
+        raise ValueError(f"{coloured[0]} is in colour, the model reads grey pictures: turn it grey first")
