@@ -171,7 +171,9 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    with pytest.raises(FileNotFoundError, match=r"runs/a is no directory here.*LocalEntryNotFoundError.*config.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"runs/a is no directory here.*LocalEntryNotFoundError.*or pytorch_model"
+    ):
         find_model("runs/a")
 
 
@@ -204,6 +206,20 @@ def test_a_model_from_the_hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert find_model("owner/name", revision="v2", token="t") == saved
     assert (asked["id"], asked["revision"], asked["token"]) == ("owner/name", "v2", "t")
     assert asked["allow_patterns"] == ["config.json", "model.safetensors"]
+
+
+def test_weights_of_old_are_fetched_where_there_are_no_others(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(model_id: str, **options: Any) -> str:
+        asked.append(options["allow_patterns"])
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert find_model("owner/name") == tmp_path
+    assert asked == [["config.json", "model.safetensors"], ["config.json", "pytorch_model.bin"]]
 
 
 def test_upload(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

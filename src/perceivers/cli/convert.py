@@ -1,30 +1,62 @@
-"""`perceivers convert`: published weights to a saved model of ours."""
+"""`perceivers convert`: published weights to a saved model of ours, and ours to Hugging Face transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from perceivers.cli.flags import parse
 
-USAGE = """usage: perceivers convert official-ar SOURCE OUT [--tokenizer NAME]
+if TYPE_CHECKING:
+    from torch import nn
 
-  official-ar   weights of the official Perceiver AR (JAX), .safetensors or .dill, with its arguments in a .json beside
+    from perceivers.models.config import ModelConfig
+
+USAGE = """usage: perceivers convert KIND SOURCE OUT
+
+  official-ar     weights of the official Perceiver AR: .safetensors or a pickle, with its arguments in a .json beside
+  official-io     likewise of the official Perceiver and Perceiver IO
+  huggingface     a Perceiver of transformers: a directory, or an id on the hub
+  to-huggingface  a model of ours, to a directory that transformers opens
 """
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertFlags:
-    """Arguments of `perceivers convert official-ar`."""
+class OfficialFlags:
+    """Arguments of `perceivers convert official-ar` and its likes."""
 
     source: Positional[Path]
     """Weights: .safetensors with names params/..., or a pickle of the official code; SOURCE.json has the arguments."""
     out: Positional[Path]
     """Directory to make."""
-    tokenizer: Literal["ids", "performance", "bytes", "copy"] = "ids"
+    tokenizer: Literal["ids", "performance", "bytes", "copy", "pictures", "films"] = "ids"
     """What the model's tokens stand for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceFlags:
+    """Arguments of `perceivers convert huggingface`."""
+
+    source: Positional[str]
+    """Directory with config.json and model.safetensors (or pytorch_model.bin), or hub id owner/name."""
+    out: Positional[Path]
+    """Directory to make."""
+    size: tuple[int, int] = (224, 224)
+    """Rows and columns of pictures, for the classifiers that take any size there: Fourier and ConvProcessing."""
+    flow_scale: float = 0.01
+    """Optical flow is multiplied with it: 0.01 as in transformers, 0.2 for pixels, as in the official notebook."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """Arguments of `perceivers convert to-huggingface`."""
+
+    run: Positional[str]
+    """Run directory, saved model, or model on the hub."""
+    out: Positional[Path]
+    """Directory to make."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -32,24 +64,87 @@ def run(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
-    if args[0] != "official-ar":
-        raise ValueError(f"can't convert {args[0]!r}, only official-ar: perceivers convert official-ar SOURCE OUT")
+    kinds: dict[str, Callable[[str, Sequence[str]], int]] = {
+        "official-ar": _official,
+        "official-io": _official,
+        "huggingface": _from_huggingface,
+        "to-huggingface": _to_huggingface,
+    }
+    if args[0] not in kinds:
+        raise ValueError(
+            f"can't convert {args[0]!r}, only {', '.join(kinds)}: perceivers convert official-ar SOURCE OUT, say"
+        )
+    return kinds[args[0]](args[0], args[1:])
+
+
+def _official(kind: str, args: Sequence[str]) -> int:
+    names = {"official-ar": "Perceiver AR", "official-io": "Perceiver and Perceiver IO"}
     flags = parse(
-        ConvertFlags,
-        args[1:],
-        prog="perceivers convert official-ar",
-        description="Convert weights of the official Perceiver AR.",
+        OfficialFlags,
+        args,
+        prog=f"perceivers convert {kind}",
+        description=f"Convert weights of the official {names[kind]}.",
     )
-    from perceivers.convert.official_ar import convert
-    from perceivers.hub import CONFIG, load_weights, write_model
+    _check_free(flags.out)
+    from perceivers.hub import load_weights
     from perceivers.models.build import build
 
-    if (flags.out / CONFIG).exists():
-        raise FileExistsError(f"{flags.out} holds a model already: choose another place")
+    if kind == "official-ar":
+        from perceivers.convert.official_ar import convert
+    else:
+        from perceivers.convert.official_perceiver_files import convert
     config, weights = convert(flags.source)
     model = build(config)
     load_weights(model, weights, source=str(flags.source))
-    write_model(model, config, flags.tokenizer, flags.out)
-    print(f"{flags.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {flags.tokenizer!r} tokens")
-    print(f"next: perceivers show {flags.out}")
+    return _save(model, config, flags.tokenizer, flags.out)
+
+
+def _from_huggingface(kind: str, args: Sequence[str]) -> int:
+    flags = parse(
+        HuggingFaceFlags,
+        args,
+        prog=f"perceivers convert {kind}",
+        description="Make a saved model of a Perceiver that Hugging Face transformers has.",
+    )
+    _check_free(flags.out)
+    from perceivers.convert.huggingface import is_huggingface, read_huggingface
+    from perceivers.hub import CONFIG, find_model
+
+    directory = find_model(flags.source)
+    if not is_huggingface(directory):
+        raise ValueError(f"{directory / CONFIG} is not of a Perceiver of transformers ('model_type': 'perceiver')")
+    model, tokenizer = read_huggingface(directory, size=flags.size, flow_scale=flags.flow_scale)
+    assert model.config is not None
+    return _save(model, model.config, tokenizer, flags.out)
+
+
+def _to_huggingface(kind: str, args: Sequence[str]) -> int:
+    flags = parse(
+        ExportFlags,
+        args,
+        prog=f"perceivers convert {kind}",
+        description="Write a Perceiver or Perceiver IO so that Hugging Face transformers opens it.",
+    )
+    _check_free(flags.out)
+    from perceivers.convert.huggingface import write_huggingface
+    from perceivers.generate.loaded import load
+
+    values = write_huggingface(load(flags.run).model, flags.out)
+    name = values["architectures"][0]
+    print(f"{flags.out}: a {name} of transformers")
+    print(f"next: transformers.{name}.from_pretrained({str(flags.out)!r}) in Python")
+    return 0
+
+
+def _check_free(out: Path) -> None:
+    if (out / "config.json").exists():
+        raise FileExistsError(f"{out} holds a model already: choose another place")
+
+
+def _save(model: "nn.Module", config: "ModelConfig", tokenizer: str, out: Path) -> int:
+    from perceivers.hub import write_model
+
+    write_model(model, config, tokenizer, out)
+    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer!r} tokens")
+    print(f"next: perceivers show {out}")
     return 0
