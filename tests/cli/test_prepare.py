@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from perceivers.data.music import write_midi
+from perceivers.data.picture_store import PictureStore
 from perceivers.data.tokens import TokenStore
 
 from .conftest import Command
@@ -39,6 +40,19 @@ def test_tokens(command: Command, tmp_path: Path) -> None:
     assert command(*args, 15, "--overwrite").code == 0
 
 
+def test_pictures(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    np.savez(tmp_path / "set.npz", x=np.zeros((5, 3, 7), dtype=np.uint8), y=np.arange(5))
+    np.save(tmp_path / "photos.npy", np.zeros((5, 3, 7), dtype=np.uint8))
+    done = command("prepare", "pictures", tmp_path / "set.npz", "--out", tmp_path / "a", "--size", 2, 5)
+    assert done.code == 0
+    assert f"next: perceivers train mnist --data {tmp_path}/a --out runs/a" in done.out
+    assert PictureStore.open(tmp_path / "a").shape == (2, 5, 1)
+    done = command("prepare", "pictures", tmp_path / "photos.npy", "--out", tmp_path / "b")
+    assert f"next: perceivers train flow_small --data {tmp_path}/b --out runs/a" in done.out
+    assert PictureStore.open(tmp_path / "b").classes is None
+
+
 def test_copy(command: Command, tmp_path: Path) -> None:
     done = command("prepare", "copy", "--out", tmp_path / "store", "--length", 8, "--count", 5)
     assert done.code == 0
@@ -51,7 +65,7 @@ def test_copy(command: Command, tmp_path: Path) -> None:
         (["music", "nowhere", "--out", "x"], "nowhere: no such file or directory"),
         (["music", "empty", "--out", "x"], "empty: no file there ends in .mid or .midi"),
         (["text", "--out", "x"], "name the files or directories to prepare: perceivers prepare text DIR --out x"),
-        (["muzak", "empty", "--out", "x"], "can't prepare 'muzak'; there are music, text, tokens, copy"),
+        (["muzak", "empty", "--out", "x"], "can't prepare 'muzak'; there are music, text, tokens, pictures, copy"),
         (["text", "empty"], "--out"),
         (["tokens", "empty", "--out", "x"], "--vocab-size"),
         (["copy", "--out", "x", "--length", "7"], "length=7 must be even"),

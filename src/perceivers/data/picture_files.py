@@ -123,9 +123,14 @@ def _look(document: Document) -> tuple[tuple[int, int], bool]:
         if image.mode not in GREY_MODES + COLOUR_MODES:
             raise ValueError(f"pixels of mode {image.mode!r}, which need more than 8 bits; convert it to 8 bits")
         columns, rows = image.size
-        if image.getexif().get(ORIENTATION) in TURNED:
+        if _orientation(image) in TURNED:
             columns, rows = rows, columns
         return (rows, columns), image.mode in GREY_MODES
+
+
+def _orientation(image: Any) -> int:
+    """How a picture is to be turned, as EXIF numbers it, as far as it is known before the pixels are decoded."""
+    return image.getexif().get(ORIENTATION, 1) if "exif" in image.info or image.format == "TIFF" else 1
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,8 @@ class _Reader:
         image_module, operations = _pillow()
         with _decoding(), image_module.open(BytesIO(self.document.read())) as image:
             # Transparent pixels have whatever colour the file gives them.
-            upright = operations.exif_transpose(image).convert("L" if self.grey else "RGB")
+            upright = image if _orientation(image) == 1 else operations.exif_transpose(image)
+            upright = upright.convert("L" if self.grey else "RGB")
             return np.asarray(upright).reshape(upright.height, upright.width, -1)
 
 

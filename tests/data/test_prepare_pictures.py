@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perceivers.data.picture_store import PictureStore
+from perceivers.data.prepare_pictures import prepare_pictures
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def pictures(count: int, *, seed: int = 0, size: tuple[int, int] = (5, 7)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *size), dtype=np.uint8)
+
+
+def save(path: Path, *, seed: int, size: tuple[int, int] = (5, 7), colour: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pictures(3, seed=seed, size=size)
+    Image.fromarray(pixels.transpose(1, 2, 0) if colour else pixels[0]).save(path)
+
+
+def test_arrays_with_training_and_test_lend_validation_a_twelfth(tmp_path: Path) -> None:
+    train, test = pictures(24), pictures(3, seed=1)
+    labels = np.arange(24) % 3 + 5
+    np.savez(tmp_path / "set.npz", x_train=train, y_train=labels, x_test=test, y_test=np.array([5, 6, 9]))
+    summary = prepare_pictures([tmp_path / "set.npz"], tmp_path / "store", command="the command")
+    store = PictureStore.open(tmp_path / "store")
+    assert (store.shape, store.classes) == ((5, 7, 1), ("5", "6", "7", "9"))
+    assert summary.splits == {"train": 22, "validation": 2, "test": 3}
+    assert (store.header.source, store.header.command) == ("set.npz", "the command")
+    assert np.array_equal(store.split("test").pixels[..., 0], test)
+    assert store.split("test").labels.tolist() == [0, 1, 3]
+    split = store.split("train")
+    places = [int(np.flatnonzero((train == picture[..., 0]).all((1, 2)))[0]) for picture in split.pixels]
+    assert places == sorted(places)
+    assert split.labels.tolist() == [place % 3 for place in places]
+    text = "\n".join(summary.lines())
+    assert f"store: picture store {store.fingerprint}, made in" in text
+    assert "  train             22 pictures 5 x 7, grey, 4 classes" in text
+    assert "there was no validation split: 2 of 24 training pictures, by a hash, are it now" in text
+    assert "class '9' has no training picture" in text
+    again = prepare_pictures([tmp_path / "set.npz"], tmp_path / "again")
+    assert again.fingerprint == summary.fingerprint
+
+
+def test_folders_of_one_size(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train/eel/1.png", "train/cat/1.png", "val/cat/1.png", "test/eel/1.png")):
+        save(tmp_path / "pets" / name, seed=seed, colour=seed == 2)
+    summary = prepare_pictures([tmp_path / "pets"], tmp_path / "store")
+    assert (summary.shape, summary.classes) == ((5, 7, 3), ("cat", "eel"))
+    assert summary.splits == {"train": 2, "validation": 1, "test": 1}
+    assert summary.notes == []
+    store = PictureStore.open(tmp_path / "store")
+    assert store.split("train").labels.tolist() == [0, 1]
+    assert np.array_equal(store.split("train").pixels[1, ..., 2], pictures(3, seed=0)[0])  # grey became colour
+
+
+def test_photos_of_several_sizes(tmp_path: Path) -> None:
+    for seed in range(9):
+        save(tmp_path / "photos" / f"{seed}.jpg", seed=seed, size=(13 + seed, 17))
+    with pytest.raises(
+        ValueError, match=r"differ in size: 0\.jpg has 13 x 17 pixels, 1\.jpg 14 x 17; give --size ROWS COLUMNS"
+    ):
+        prepare_pictures([tmp_path / "photos"], tmp_path / "store")
+    with pytest.raises(ValueError, match=r"size=\(0, 7\) must be rows and columns"):
+        prepare_pictures([tmp_path / "photos"], tmp_path / "store", size=(0, 7))
+    assert not (tmp_path / "store").exists()
+    summary = prepare_pictures([tmp_path / "photos"], tmp_path / "store", size=(15, 11))
+    assert summary.shape == (15, 11, 3)
+    assert summary.classes is None
+    assert sum(summary.splits.values()) == 9
+    assert set(summary.splits) == {"train", "validation", "test"}
+    assert "2 pictures are smaller than 15 x 11 and were enlarged" in summary.notes
+    assert "splits by a hash of the name: 90 % train, 5 % validation, 5 % test" in summary.notes
+
+
+def test_broken_pictures_are_counted_and_equal_ones_named(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train/a.png", "val/e.png", "test/b.png")):
+        save(tmp_path / name, seed=seed % 2)
+    (tmp_path / "train" / "c.png").write_text("no picture")
+    data = (tmp_path / "train" / "a.png").read_bytes()
+    (tmp_path / "train" / "d.png").write_bytes(data[:-30])
+    summary = prepare_pictures([tmp_path], tmp_path / "store")
+    assert [name for name, _ in summary.skipped] == ["train/c.png", "train/d.png"]
+    lines = "\n".join(summary.lines(examples=1))
+    assert "2 pictures could not be used:\n  train/c.png: cannot be read as a picture" in lines
+    assert "1 pictures are in two splits at once, so held-out scores will flatter:" in lines
+    assert "test/b.png (test) = train/a.png (train)" in lines
+
+
+@pytest.mark.parametrize("content", [b"", b"begin"])
+def test_nothing_that_can_be_used(tmp_path: Path, content: bytes) -> None:
+    save(tmp_path / "a" / "1.png", seed=0)
+    data = (tmp_path / "a" / "1.png").read_bytes()
+    for name in "12":
+        (tmp_path / "a" / f"{name}.png").write_bytes(content and data[:50])
+    with pytest.raises(ValueError, match=r"none of 2 pictures could be used; the first, 1\.png: cannot be read"):
+        prepare_pictures([tmp_path / "a"], tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_no_pickles_and_no_mixtures(tmp_path: Path) -> None:
+    (tmp_path / "mnist.pkl.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(ValueError, match=r"mnist\.pkl\.gz: a pickle, which can run any program .* numpy\.savez"):
+        prepare_pictures([tmp_path], tmp_path / "store")
+    np.save(tmp_path / "a.npy", pictures(2))
+    save(tmp_path / "b.png", seed=0)
+    with pytest.raises(ValueError, match=r"both arrays \(a\.npy\) and picture files \(b\.png\)"):
+        prepare_pictures([tmp_path], tmp_path / "store")
+    with pytest.raises(ValueError, match=r"no file there ends in \.npz or \.npy or"):
+        prepare_pictures([_empty(tmp_path)], tmp_path / "store")
+
+
+def _empty(tmp_path: Path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def test_the_place_is_refused_before_the_work(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", pictures(5))
+    prepare_pictures([tmp_path / "a.npy"], tmp_path / "store")
+    with pytest.raises(FileExistsError, match="a picture store is there already"):
+        prepare_pictures([tmp_path / "nowhere"], tmp_path / "store")
+    np.save(tmp_path / "a.npy", pictures(2))
+    prepare_pictures([tmp_path / "a.npy"], tmp_path / "store", overwrite=True)
+    assert PictureStore.open(tmp_path / "store").splits == ("train",)
