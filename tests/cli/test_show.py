@@ -3,6 +3,16 @@ from pathlib import Path
 import pytest
 
 from perceivers.cli.presets import run as presets
+from perceivers.cli.show import describe_model
+from perceivers.models.build import build
+from perceivers.models.config import ModelConfig
+from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.feature_config import PixelFeatures
+from perceivers.models.hip_config import DataSet, HiPConfig, Modality
+from perceivers.models.input_config import InputConfig
+from perceivers.models.output_config import AverageOutputConfig, GridQueries, QueryOutputConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
+from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.presets import PRESETS
 from perceivers.train.metrics import read_metrics
 
@@ -14,8 +24,53 @@ def test_every_preset(command: Command, name: str) -> None:
     done = command("show", name)
     assert done.code == 0
     assert done.out.startswith(f"{name}: ")
-    for row in ("token embedding", "latent stack", "inputs", "a predicted token", "memory, float32", "optimiser"):
+    for row in ("parameters", "inputs", "weights", "forward", "memory, float32", "memory, bfloat16", "optimiser"):
         assert row in done.out
+
+
+ENCODER = EncoderConfig(num_latents=5, dim=12, blocks=2, depth=1, heads=3, widening=2)
+PICTURES = InputConfig(features=PixelFeatures(shape=(5, 7, 3)))
+FAMILIES: list[tuple[ModelConfig, tuple[str, ...]]] = [
+    (
+        PerceiverARConfig(max_seq_len=13, num_latents=5, dim=8, depth=1, heads=2, cross_heads=2),
+        ("13: 5 latents and 8 before them", "a predicted token", "latent stack"),
+    ),
+    (
+        ECPConfig(max_seq_len=13, segment_len=5, dim=8, depth=2, heads=2),
+        ("13 in segments of 5, and every one predicts; 2 layers reach 10 back", "a predicted token", "259 x 8"),
+    ),
+    (
+        ECPConfig(max_seq_len=13, num_latents=5, dim=8, depth=2, heads=2, pattern="double"),
+        ("13: 5 latents and 8 before them, pattern double",),
+    ),
+    (
+        PerceiverIOConfig(input=PICTURES, encoder=ENCODER, output=AverageOutputConfig(classes=7)),
+        ("35 of 3 channels", "average of the latents", "a sample", "2 of 1 layers, 3 heads, 12 channels"),
+    ),
+    (
+        PerceiverIOConfig(input=PICTURES, encoder=ENCODER, output=QueryOutputConfig(queries=GridQueries(shape=(3, 5)))),
+        ("queries", "15"),
+    ),
+    (
+        HiPConfig(
+            data_sets=(DataSet(name="digits", modalities=(Modality(name="x", positions=35, channels=3),)),),
+            groups=(2, 1, 2),
+            latents=(4, 4, 4),
+            dims=(8, 12, 8),
+            heads=(2, 3, 2),
+            embed_dim=6,
+        ),
+        ("inputs of digits", "35 positions", "2, 1, 2", "x 35 x 3"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "said"), FAMILIES, ids=[config.kind for config, _ in FAMILIES])
+def test_every_family(config: ModelConfig, said: tuple[str, ...]) -> None:
+    shown = describe_model(config)
+    assert f"{sum(parameter.numel() for parameter in build(config).parameters()):,}" in shown
+    for words in said:
+        assert words in shown
 
 
 def test_numbers_of_a_preset(command: Command) -> None:

@@ -9,6 +9,14 @@ from perceivers.device import has_bfloat16, pick_device
 from perceivers.models.cost import training_memory
 from perceivers.train.config import TrainConfig
 
+SMALLER = {
+    "perceiver_ar": ("--model.num-latents", "--model.max-seq-len", "--model.dim", "--model.depth"),
+    "ecp": ("--model.max-seq-len", "--model.dim", "--model.depth"),
+    "perceiver_io": ("--model.encoder.num-latents", "--model.encoder.dim", "--model.encoder.depth"),
+    "hip": ("--model.latents", "--model.dims", "--model.depths"),
+}
+"""What makes a model take less, by its family: what costs least first."""
+
 
 def check_memory(config: TrainConfig) -> None:
     """Refuse a run that would need more memory than is free.
@@ -22,11 +30,12 @@ def check_memory(config: TrainConfig) -> None:
         return
     rows = config.data.batch_size
     fits = next((r for r in range(rows - 1, 0, -1) if rows % r == 0 and memory_needed(config, device, r) <= free), None)
-    advice = "lower --model.num-latents, --model.max-seq-len, --model.dim or --model.depth"
+    smaller = SMALLER[config.model.kind]
+    advice = f"lower {', '.join(smaller[:-1])} or {smaller[-1]}"
     if fits is not None:
         advice = (
             f"--data.batch-size {fits} --accumulate {config.accumulate * rows // fits} does the same in less; "
-            "or lower --model.num-latents or --model.max-seq-len"
+            f"or lower {smaller[0]} or {smaller[1]}"
         )
     raise ValueError(f"training would take about {big(needed, 'B')} of memory, and {big(free, 'B')} are free: {advice}")
 

@@ -10,9 +10,21 @@ from tyro.conf import Positional
 
 from perceivers.cli.console import big, table
 from perceivers.cli.flags import CONFIG, parse, read_config
-from perceivers.data.config import CopyConfig
+from perceivers.data.config import CopyConfig, DataConfig
+from perceivers.data.masked_config import MaskedTextConfig
+from perceivers.data.picture_config import PictureConfig, WarpConfig
 from perceivers.models.config import ModelConfig
 from perceivers.models.cost import count_parameters, forward_flops, parts, training_memory
+from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.hip_config import HiPConfig
+from perceivers.models.output_config import (
+    AverageOutputConfig,
+    GridQueries,
+    MultimodalOutputConfig,
+    QueryOutputConfig,
+)
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
+from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.presets import PRESETS, preset, summary
 from perceivers.records import from_dict
 from perceivers.train.config import TrainConfig
@@ -78,19 +90,52 @@ def describe_model(config: ModelConfig) -> str:
     rows = [(part.name, part.shape, f"{part.parameters:,}") for part in parts(config)]
     rows.append(("all", "", f"{total:,}"))
     forward, training = forward_flops(config), 3 * forward_flops(config, training=True)
-    facts = [
-        ("inputs", f"{config.max_seq_len:,}: {config.num_latents:,} latents and {config.max_prefix_len:,} before them"),
-        ("weights", f"{big(4 * total, 'B')} in float32"),
-        (
-            "forward",
-            f"{big(forward, 'FLOP')} a sequence, {big(forward / config.num_latents, 'FLOP')} a predicted token",
-        ),
-        (
-            "training",
-            f"{big(training, 'FLOP')} a sequence, {big(training / config.num_latents, 'FLOP')} a predicted token",
-        ),
-    ]
+    facts = [*_lengths(config), ("weights", f"{big(4 * total, 'B')} in float32")]
+    for name, flops in (("forward", forward), ("training", training)):
+        cost = f"{big(flops, 'FLOP')} a sample"
+        if isinstance(config, PerceiverARConfig | ECPConfig):
+            cost = f"{big(flops, 'FLOP')} a sequence, {big(flops / config.num_targets, 'FLOP')} a predicted token"
+        facts.append((name, cost))
     return f"{table([('part', 'shape', 'parameters'), *rows], right=(2,))}\n\n{table(facts)}"
+
+
+def _lengths(config: ModelConfig) -> list[tuple[str, str]]:
+    """What goes in and what is asked, by family."""
+    match config:
+        case PerceiverARConfig():
+            latents = f"{config.num_latents:,} latents and {config.max_prefix_len:,} before them"
+            return [("inputs", f"{config.max_seq_len:,}: {latents}")]
+        case ECPConfig(pattern="ecp"):
+            segments = f"segments of {config.segment_len:,}, and every one predicts"
+            reach = f"{config.depth} layers reach {config.reach:,} back"
+            return [("inputs", f"{config.max_seq_len:,} in {segments}; {reach}")]
+        case ECPConfig():
+            latents = f"{config.num_targets:,} latents and {config.context_len:,} before them"
+            return [("inputs", f"{config.max_seq_len:,}: {latents}, pattern {config.pattern}")]
+        case PerceiverIOConfig():
+            return [("inputs", f"{config.input.tokens:,} of {config.input.dim:,} channels"), *_queries(config)]
+        case HiPConfig():
+            sizes = [
+                (f"inputs of {data_set.name}", f"{sum(m.positions for m in data_set.modalities):,} positions")
+                for data_set in config.data_sets
+            ]
+            return [*sizes, *((name, _by_block(getattr(config, name))) for name in ("groups", "latents", "dims"))]
+
+
+def _queries(config: PerceiverIOConfig) -> list[tuple[str, str]]:
+    match config.output:
+        case AverageOutputConfig():
+            return [("output", "average of the latents")]
+        case MultimodalOutputConfig(modalities=modalities):
+            return [("queries", ", ".join(f"{m.queries.count:,} of {m.name}" for m in modalities))]
+        case QueryOutputConfig(queries=GridQueries() as queries):
+            return [("queries", f"{queries.count:,}")]
+        case _:
+            return [("queries", "the inputs")]
+
+
+def _by_block(values: tuple[int, ...]) -> str:
+    return ", ".join(f"{value:,}" for value in values)
 
 
 def describe_training(config: TrainConfig) -> str:
@@ -98,9 +143,8 @@ def describe_training(config: TrainConfig) -> str:
     data, optim = config.data, config.optim
     rows = f"{data.batch_size:,} rows" + (f" in each of {config.accumulate:,} batches" if config.accumulate > 1 else "")
     length = f"or {config.max_minutes:g} minutes, " if config.max_minutes else ""
-    what = f"the copy task, {data.length:,} tokens" if isinstance(data, CopyConfig) else f"{data.crop} crops"
     facts = [
-        ("steps", f"{config.max_steps:,}, {length}of {rows}: {what}"),
+        ("steps", f"{config.max_steps:,}, {length}of {rows}: {_rows(config)}"),
         ("optimiser", f"{optim.optimizer}, {optim.lr:g} after {optim.warmup_steps:,} steps, then {optim.schedule}"),
     ]
     for name, bfloat16 in (("float32", False), ("bfloat16", True)):
@@ -108,6 +152,23 @@ def describe_training(config: TrainConfig) -> str:
         pieces = ", ".join(f"{part} {big(size, 'B')}" for part, size in vars(memory).items())
         facts.append((f"memory, {name}", f"about {big(memory.total, 'B')} on a CPU: {pieces}"))
     return table(facts)
+
+
+def _rows(config: TrainConfig) -> str:
+    """What a row of a batch is."""
+    match config.data:
+        case CopyConfig(length=length):
+            return f"the copy task, {length:,} tokens"
+        case DataConfig(crop=crop):
+            return f"{crop} crops"
+        case MaskedTextConfig(share=share, unit=unit):
+            return f"text with {share:.0%} of its {unit} masked"
+        case PictureConfig(hidden=hidden):
+            return f"pictures with {hidden:.0%} of their pixels hidden" if hidden else "pictures"
+        case WarpConfig(shape=(height, width)):
+            return f"pairs of frames of {height} x {width}"
+        case _:
+            return config.data.kind
 
 
 def describe_run(run: Path) -> str:

@@ -1,4 +1,7 @@
-"""What a model costs, from its config alone: parameters, floating-point operations, memory. Imports no torch.
+"""What a model costs, from its config alone: parameters, floating-point operations, memory.
+
+Perceiver AR's cost is written down here, without torch. That of other families is found by running them on tensors that
+hold no numbers (`perceivers.models.trace`), which is imported when it is asked for.
 
 Letters: M inputs, N latents, E channels of the input, C of the cross-attend, D of the latents, V token ids.
 """
@@ -6,7 +9,11 @@ Letters: M inputs, N latents, E channels of the input, C of the cross-attend, D 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from perceivers.models.config import ModelConfig
+from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.hip_config import HiPConfig
 from perceivers.models.perceiver_ar_config import LearnedQueries, MLPQueries, PerceiverARConfig, RotaryPositions
+from perceivers.models.perceiver_config import PerceiverIOConfig
 
 ALLOCATOR_SHARE = 1.25
 """Memory that a process takes for its activations over what they hold at their peak: freed pieces between them can't be
@@ -38,8 +45,45 @@ class Part(NamedTuple):
     parameters: int
 
 
-def parts(config: PerceiverARConfig) -> list[Part]:
+def parts(config: ModelConfig) -> list[Part]:
     """The parts of a model in the order in which data goes through them."""
+    if isinstance(config, PerceiverARConfig):
+        return _perceiver_ar_parts(config)
+    from perceivers.models.trace import parameters
+
+    shapes = _shapes(config)
+    found = parameters(config).items()
+    return [Part(name.replace("_", " "), shapes.get(name, ""), count) for name, count in found if count]
+
+
+def _shapes(config: ECPConfig | PerceiverIOConfig | HiPConfig) -> dict[str, str]:
+    """What the parts are, by the name of the module."""
+    match config:
+        case ECPConfig(dim=d, vocab_size=v):
+            layers = f"{config.depth} of {config.heads} heads x {config.head_dim}, feed-forward {config.widening * d}"
+            return {"token_embedding": f"{v} x {d}", "layers": layers, "norm": f"{d}", "logits": f"{d} -> {v}"}
+        case PerceiverIOConfig(encoder=encoder):
+            head = f"{encoder.cross_heads} heads, {config.input.dim} -> {encoder.dim}"
+            return {
+                "input": f"{config.input.tokens:,} tokens x {config.input.dim}",
+                "latents": f"{encoder.num_latents:,} x {encoder.dim}",
+                "cross_attends": f"{encoder.cross_attends} of {head}",
+                "blocks": f"{encoder.blocks} of {encoder.depth} layers, {encoder.heads} heads, {encoder.dim} channels",
+                "output": config.output.kind,
+            }
+        case HiPConfig():
+            known = {m.name: m for data_set in config.data_sets for m in data_set.modalities}
+            sizes = ", ".join(f"{m.name} {m.positions:,} x {m.channels}" for m in known.values())
+            return {
+                "modalities": sizes,
+                "position_projections": f"{config.embed_dim} x {config.embed_dim}",
+                "blocks": f"{len(config.groups)} of {', '.join(map(str, config.depths))} layers",
+                "head": f"{config.dims[-1]} -> {config.embed_dim}",
+                "label_head": f"{config.dims[config.processor]} -> {config.input_dim(config.processor)}",
+            }
+
+
+def _perceiver_ar_parts(config: PerceiverARConfig) -> list[Part]:
     e, d, v = config.embedding_dim, config.dim, config.vocab_size
     found = [Part("token embedding", f"{v} x {e}", v * e), _positions(config), _queries(config)]
     if config.latents_per_position > 1:
@@ -60,7 +104,7 @@ def parts(config: PerceiverARConfig) -> list[Part]:
     return found
 
 
-def count_parameters(config: PerceiverARConfig) -> int:
+def count_parameters(config: ModelConfig) -> int:
     """Trained numbers of the model."""
     return sum(part.parameters for part in parts(config))
 
@@ -110,15 +154,19 @@ def _norm(dim: int) -> int:
     return 2 * dim
 
 
-def forward_flops(config: PerceiverARConfig, *, training: bool = False) -> int:
+def forward_flops(config: ModelConfig, *, training: bool = False) -> int:
     """Floating-point operations of one forward pass over a whole input: matrix products, two a multiply-add.
 
-    Of attention only the visible pairs are counted. A backward pass takes twice as many.
+    A backward pass takes twice as many.
 
     Args:
-        config: The model.
-        training: Leave out the prefix positions that are dropped in training.
+        config: The model. Of Perceiver AR's attention only the visible pairs are counted, of others' all.
+        training: Leave out positions and latents that are dropped in training.
     """
+    if not isinstance(config, PerceiverARConfig):
+        from perceivers.models import trace
+
+        return trace.forward_flops(config, training=training)
     m, n = _lengths(config, training=training)
     e, c, d = config.embedding_dim, config.cross_dim, config.dim
     latents = n * config.latents_per_position
@@ -153,7 +201,7 @@ class TrainingMemory:
     activations: int
     """What the forward pass keeps for the backward pass, gradients on the way, and gaps between them."""
     logits: int
-    """Logits and what the loss makes of them."""
+    """Logits, or other results, and what the loss makes of them."""
 
     @property
     def total(self) -> int:
@@ -161,15 +209,17 @@ class TrainingMemory:
         return self.weights + self.gradients + self.moments + self.activations + self.logits
 
 
-def training_memory(config: PerceiverARConfig, *, rows: int, bfloat16: bool, cpu: bool) -> TrainingMemory:
-    """Estimate the memory of training with full-length rows and the attention back end `auto`.
+def training_memory(config: ModelConfig, *, rows: int, bfloat16: bool, cpu: bool) -> TrainingMemory:
+    """Estimate the memory of training with full-length rows.
 
     Args:
-        config: The model.
+        config: The model; of a Perceiver AR the attention back end is taken to be `auto`.
         rows: Of a batch, on one device.
         bfloat16: Matrix products in bfloat16, the rest in float32.
-        cpu: On a CPU.
+        cpu: On a CPU; families other than Perceiver AR are taken to be there.
     """
+    if not isinstance(config, PerceiverARConfig):
+        return _traced_memory(config, rows=rows, bfloat16=bfloat16)
     size = 2 if bfloat16 else 4
     m, n = _lengths(config, training=True)
     e, c, d = config.embedding_dim, config.cross_dim, config.dim
@@ -200,6 +250,20 @@ def training_memory(config: PerceiverARConfig, *, rows: int, bfloat16: bool, cpu
         moments=parameters * 8,
         activations=round(ALLOCATOR_SHARE * activations),
         logits=logits,
+    )
+
+
+def _traced_memory(config: ECPConfig | PerceiverIOConfig | HiPConfig, *, rows: int, bfloat16: bool) -> TrainingMemory:
+    """Copies of weights in bfloat16 count as activations, because autograd keeps them among these."""
+    from perceivers.models.trace import kept
+
+    parameters, (activations, results) = count_parameters(config), kept(config, rows=rows, bfloat16=bfloat16)
+    return TrainingMemory(
+        weights=parameters * 4,
+        gradients=parameters * 4,
+        moments=parameters * 8,
+        activations=round(ALLOCATOR_SHARE * activations),
+        logits=results * LOGITS_WORK,
     )
 
 
