@@ -15,7 +15,8 @@ LABELS = np.array([4, 2, 4, 0, 2])
 
 
 def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
 
 
 def found(tmp_path: Path, **arrays: np.ndarray) -> tuple[dict, list[str]]:
