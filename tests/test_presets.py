@@ -11,7 +11,7 @@ from perceivers.models.cost import count_parameters
 from perceivers.presets import PRESETS, preset, summary
 from perceivers.records import from_dict, to_dict
 from perceivers.train.config import TrainConfig
-from perceivers.train.objectives import next_token
+from perceivers.train.objectives import count_targets, objective_loss
 
 SMALL = ("bach_demo", "music_small", "text_small", "copy_tiny", "copy_4096")
 MILLION = 1e6
@@ -35,10 +35,10 @@ def test_small_ones_make_a_step(name: str) -> None:
     config = preset(name)
     small = replace(config.model, max_seq_len=17, num_latents=11, depth=1)
     batch = MirroredLoader(CopyConfig(length=16, batch_size=2), seed=0, split="test").batch(0)
-    loss = next_token(build(small), batch, config.objective, num_latents=11)
+    loss = objective_loss(build(small), batch, config.objective)
     loss.sum.backward()
     assert torch.isfinite(loss.sum)
-    assert loss.count == 2 * 11
+    assert count_targets(batch, small, config.objective) == 2 * 11
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from perceivers.models.perceiver_ar_config import (
     TablePositions,
 )
 from perceivers.nn import attention
-from perceivers.train.config import ObjectiveConfig
-from perceivers.train.objectives import next_token
+from perceivers.train.config import CrossEntropy
+from perceivers.train.objectives import objective_loss
 
 KEPT_TOLERANCE = 0.03
 PEAK_TOLERANCE = 0.25
@@ -143,7 +143,7 @@ def kept(config: PerceiverARConfig, bfloat16: bool) -> int:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
     ):
-        next_token(model, batch, ObjectiveConfig(), num_latents=config.num_latents)
+        objective_loss(model, batch, CrossEntropy())
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 

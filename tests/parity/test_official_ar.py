@@ -9,8 +9,8 @@ from torch import Tensor
 
 from perceivers.convert.official_ar import convert_params
 from perceivers.models.perceiver_ar import PerceiverAR
-from perceivers.train.config import ObjectiveConfig, OptimConfig
-from perceivers.train.objectives import Loss, cross_entropy, next_token, predict
+from perceivers.train.config import CrossEntropy, OptimConfig
+from perceivers.train.objectives import Loss, count_targets, cross_entropy, objective_loss, predict
 from perceivers.train.optim import build_optimizer, clip_gradients, learning_rate
 
 from .official import Case, cases, compare_output, evaluation_metrics, run, shifted, token_batch
@@ -93,7 +93,7 @@ def check_loss(case: Case, dtype: torch.dtype, backend: str, name: str, smoothin
     real = inputs > 0
     assert torch.equal(positions[real], case.tensor("out/input_idxs")[real])
 
-    config = ObjectiveConfig(z_loss=case.info["loss"]["z_loss"], label_smoothing=smoothing)
+    config = CrossEntropy(z_loss=case.info["loss"]["z_loss"], label_smoothing=smoothing)
     logits, (labels, mask) = predict(model, batch, num_latents=model.config.num_latents)
     assert torch.equal(mask.long(), case.tensor("out/loss_mask"))
     assert torch.equal(labels[mask], case.tensor("out/labels")[mask])
@@ -107,8 +107,8 @@ def check_loss(case: Case, dtype: torch.dtype, backend: str, name: str, smoothin
         precision = {"atol": atol, "rtol": 0.0} if dtype == torch.float32 else {"atol": 0.0, "rtol": rtol}
         torch.testing.assert_close(actual[mask], expected[mask], **precision)
 
-    loss = next_token(model, batch, config, num_latents=model.config.num_latents)
-    for scalar, actual in scalars(loss).items():
+    loss = objective_loss(model, batch, config)
+    for scalar, actual in scalars(loss, count_targets(batch, model.config, config)).items():
         expected = case.expected(f"{name}/scalar/{scalar}", dtype).to(actual.dtype)
         torch.testing.assert_close(actual.detach(), expected, atol=0, rtol=rtol)
     loss.sum.backward()
@@ -118,15 +118,16 @@ def check_loss(case: Case, dtype: torch.dtype, backend: str, name: str, smoothin
     torch.testing.assert_close(norm, case.expected(f"{name}/grad_global_norm", dtype), atol=0, rtol=rtol)
 
 
-def scalars(loss: Loss) -> dict[str, Tensor]:
+def scalars(loss: Loss, count: int) -> dict[str, Tensor]:
+    z_loss = loss.shown["z_loss"]
     return {
         "total_loss": loss.sum,
-        "total_z_loss": loss.z,
+        "total_z_loss": z_loss,
         "next_events_loss": loss.sum,
-        "next_events_z_loss": loss.z,
-        "num_next_events": loss.count,
-        "next_events_loss_per_event": loss.sum / loss.count,
-        "next_events_z_loss_per_event": loss.z / loss.count,
+        "next_events_z_loss": z_loss,
+        "num_next_events": torch.tensor(count),
+        "next_events_loss_per_event": loss.sum / count,
+        "next_events_z_loss_per_event": z_loss / count,
     }
 
 
@@ -160,7 +161,7 @@ def optim_config(official: dict[str, Any]) -> OptimConfig:
 def check_optimizer(case: Case, dtype: torch.dtype, backend: str) -> None:
     model = case.model(dtype, backend).train()
     config = optim_config(case.info["optimizer"])
-    objective = ObjectiveConfig(
+    objective = CrossEntropy(
         z_loss=case.info["loss"]["z_loss"], label_smoothing=case.info["training"]["label_smoothing"]
     )
     optimizer = build_optimizer(model, config)
@@ -169,17 +170,18 @@ def check_optimizer(case: Case, dtype: torch.dtype, backend: str) -> None:
     for step in range(case.info["num_steps"]):
         rates.append(learning_rate(config, step, decay_steps=case.info["optimizer"]["training_steps"]))
         optimizer.param_groups[0]["lr"] = rates[-1]
-        losses = []
+        losses, count = [], 0
         for micro in range(case.info["training"]["num_microbatches"]):
             batch = token_batch(events[step, micro], positions[step, micro])
-            losses.append(next_token(model, batch, objective, num_latents=model.config.num_latents))
+            losses.append(objective_loss(model, batch, objective))
+            count += count_targets(batch, model.config, objective)
             losses[-1].sum.backward()
         norm = clip_gradients(model, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         total = sum(losses[1:], start=losses[0]).detach()
         logged = {"global_gradient_norm": norm, "learning_rate": torch.tensor(rates[-1])}
-        logged |= {f"train_{scalar}": value for scalar, value in scalars(total).items()}
+        logged |= {f"train_{scalar}": value for scalar, value in scalars(total, count).items()}
         for scalar, actual in logged.items():
             expected = case.expected(f"scalars/{scalar}", dtype)[step].to(actual.dtype)
             rtol = case.tolerance["scalars_rtol"]

@@ -4,7 +4,7 @@ import pytest
 
 from perceivers.data.config import CopyConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
-from perceivers.train.config import ObjectiveConfig, OptimConfig, TrainConfig
+from perceivers.train.config import CrossEntropy, OptimConfig, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_runs_that_make_no_sense(values: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_label_smoothing_is_a_share(share: float) -> None:
     with pytest.raises(ValueError, match=rf"label_smoothing={share} must lie in \[0, 1\)"):
-        ObjectiveConfig(label_smoothing=share)
+        CrossEntropy(label_smoothing=share)

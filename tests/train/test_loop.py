@@ -21,10 +21,11 @@ from perceivers.hub import read_model
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.train import loop, run
 from perceivers.train.checkpoint import checkpoints
-from perceivers.train.config import ObjectiveConfig, OptimConfig, TrainConfig
+from perceivers.train.config import CrossEntropy, OptimConfig, TrainConfig
 from perceivers.train.errors import TrainingError
-from perceivers.train.loop import resource_advice, targets_in, train, train_step
+from perceivers.train.loop import resource_advice, train, train_step
 from perceivers.train.metrics import read_metrics
+from perceivers.train.objectives import count_targets
 from perceivers.train.run import Run, start
 
 Tiny = Callable[..., TrainConfig]
@@ -69,7 +70,7 @@ def test_two_batches_make_one_of_twice_the_size(tiny: Tiny, store: TokenStore, t
     assert_same_gradients(whole, parts)
     assert values == pytest.approx(values_of_parts, rel=1e-9)
     batches = [TokenLoader.batch(started(two, tmp_path / "three", store).loader, step) for step in (0, 1)]
-    assert len({targets_in(batch, 5) for batch in batches}) == 2
+    assert len({targets(batch, 5) for batch in batches}) == 2
 
 
 def test_a_sum_is_the_mean_times_the_tokens(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
@@ -80,16 +81,20 @@ def test_a_sum_is_the_mean_times_the_tokens(tiny: Tiny, store: TokenStore, tmp_p
     config = tiny(model=model, optim=optim | {"reduction": "sum"}, accumulate=2)
     total, values_of_sum = gradients_of_a_step(config, tmp_path / "sum", store)
     loader = started(config, tmp_path / "count", store).loader
-    count = sum(targets_in(loader.batch(step), 5) for step in (0, 1))
+    count = sum(targets(loader.batch(step), 5) for step in (0, 1))
     assert_same_gradients(mean, total, factor=count)
     assert values["train/nats"] == pytest.approx(values_of_sum["train/nats"])
     assert values["train/grad_norm"] * count == pytest.approx(values_of_sum["train/grad_norm"])
 
 
+def targets(batch: Any, num_latents: int) -> int:
+    return count_targets(batch, PerceiverARConfig(max_seq_len=11, num_latents=num_latents), CrossEntropy())
+
+
 def test_tokens_that_get_a_loss() -> None:
     batch = TokenBatch(torch.ones(4, 7).long(), torch.ones(4, 7, 1).long(), torch.tensor([1, 2, 5, 7]))
-    assert targets_in(batch, 5) == 0 + 1 + 4 + 5
-    assert targets_in(batch, 11) == 0 + 1 + 4 + 6
+    assert targets(batch, 5) == 0 + 1 + 4 + 5
+    assert targets(batch, 11) == 0 + 1 + 4 + 6
 
 
 def test_numbers_of_a_step(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_numbers_of_a_step(tiny: Tiny, store: TokenStore, tmp_path: Path) -> Non
     assert first["train/grad_norm"] > 0
     assert 0 < first["minutes"] < second["minutes"]
     loader = TokenLoader(store.split("train"), DataConfig(batch_size=3, min_crop=1), seq_len=12, num_targets=5, seed=1)
-    assert [first["tokens"], second["tokens"]] == np.cumsum([targets_in(loader.batch(i), 5) for i in (0, 1)]).tolist()
+    assert [first["tokens"], second["tokens"]] == np.cumsum([targets(loader.batch(i), 5) for i in (0, 1)]).tolist()
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
@@ -172,8 +177,8 @@ def test_memory_runs_out(
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise shortage
 
-    monkeypatch.setattr(loop, "next_token", fail)
-    with pytest.raises(TrainingError, match=r"out of memory at step 0: lower --data.batch-size .*--model.num-latents"):
+    monkeypatch.setattr(loop, "objective_loss", fail)
+    with pytest.raises(TrainingError, match=r"out of memory at step 0: lower --data.batch-size .*, or make the model smaller"):
         train(tiny(), tmp_path / "run", store=store)
 
 
@@ -281,9 +286,7 @@ def test_the_seed_decides(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None
 
 
 def test_precision_and_smoothing_train(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
-    config = replace(
-        tiny(max_steps=3, precision="bfloat16"), objective=ObjectiveConfig(label_smoothing=0.1, z_loss=0.01)
-    )
+    config = replace(tiny(max_steps=3, precision="bfloat16"), objective=CrossEntropy(label_smoothing=0.1, z_loss=0.01))
     finished = train(config, tmp_path / "run", store=store)
     assert {p.dtype for p in finished.model.parameters()} == {torch.float32}
     assert read_metrics(tmp_path / "run")[0]["train/nats"] == pytest.approx(math.log(16))

@@ -14,9 +14,9 @@ from perceivers.models.build import build
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.records import from_dict
 from perceivers.train.config import TrainConfig
+from perceivers.train.data import check_store
 from perceivers.train.errors import TrainingError
 from perceivers.train.loop import train
-from perceivers.train.run import check_store
 
 Tiny = Callable[..., TrainConfig]
 

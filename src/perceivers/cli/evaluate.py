@@ -42,7 +42,8 @@ class EvaluateFlags:
     split: str = "test"
     """Split of the store, or of the copy task."""
     stride: int | None = None
-    """Next tokens only: tokens scored a window, at most the latents; None = as many (ECP, which has none: half of its input). Fewer is
+    """Next tokens only: tokens scored a window, at most the latents; None = as many (ECP, which has none: half of its
+    input). Fewer is
     slower; each token then has more context and latents before it."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of matrix products."""
@@ -73,8 +74,8 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
     """Scores of a store's split."""
     from perceivers.data.tokens import TokenStore
     from perceivers.evaluate.likelihood import score
-    from perceivers.train.data_record import recorded_store
     from perceivers.train.data import check_store, open_store, sequence_model
+    from perceivers.train.data_record import recorded_store
 
     store = recorded_store(Path(flags.run)) if flags.data is None else open_store(flags.data)
     if not isinstance(store, TokenStore) or store.tokenizer != loaded.tokenizer:

@@ -159,7 +159,7 @@ def steps_of(
     most = flags.max_tokens or (DEFAULT_TOKENS if seconds is None else math.ceil(seconds * TOKENS_A_SECOND))
     constraint = None
     if not flags.any_keys:
-        constraint = usual_constraint(loaded.tokenizer, loaded.config.vocab_size - NUM_SPECIAL)
+        constraint = usual_constraint(loaded.tokenizer, loaded.sequence_config.vocab_size - NUM_SPECIAL)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         longest = longest_prompt(loaded.model, flags.decoding, most)

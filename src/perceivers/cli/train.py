@@ -23,6 +23,24 @@ from it, or a run directory, for the settings of that run. Flags change them; th
     perceivers train runs/a --resume --max-steps 50000
 """
 
+TARGETS = {
+    "tokens": "tokens",
+    "copy": "tokens",
+    "masked_text": "masked bytes",
+    "pictures": "pictures",
+    "warps": "pixels",
+}
+"""What a run counts, by the kind of its data."""
+
+NEXT = {
+    "performance": ("perceivers generate {run} --out {run}/new.mid --out {run}/new.wav",),
+    "bytes": ("perceivers generate {run}",),
+    "masked_bytes": ('perceivers predict {run} "text with ____"',),
+    "pictures": ("perceivers predict {run} PICTURE.png",),
+    "frames": ("perceivers predict {run} FIRST.png SECOND.png --out flow.png",),
+}
+"""What to do with a model, by what it reads."""
+
 FREE_ON_RESUME = ("dropout", "prefix_dropout", "latent_dropout", "backend", "zero_logits", "latent_init_std")
 """Fields of the model that may change between the parts of a run: no weight depends on them."""
 
@@ -32,7 +50,7 @@ class TrainFlags:
     """What a run needs besides its settings."""
 
     data: Path | None = None
-    """Token store, made by `perceivers prepare`; when a run is resumed, the one it has."""
+    """What `perceivers prepare` made; when a run is resumed, what it has."""
     out: Path | None = None
     """Run directory to make; when a run directory is resumed, that one."""
     init: Path | None = None
@@ -85,7 +103,7 @@ def check_resumed(before: TrainConfig, now: TrainConfig, out: Path) -> None:
         ValueError: A weight would not fit.
     """
     changed = differences(before, now)
-    if fixed := [c for c in changed if c[0].startswith("model.") and c[0].removeprefix("model.") not in FREE_ON_RESUME]:
+    if fixed := [c for c in changed if c[0].startswith("model.") and c[0].rsplit(".", 1)[-1] not in FREE_ON_RESUME]:
         shown = ", ".join(f"--{name.replace('_', '-')} {was}" for name, was, _ in fixed)
         raise ValueError(
             f"{out} was begun with another model, {shown}: go on with its own settings "
@@ -107,15 +125,15 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     """Train as the command line says and print what was made."""
     from perceivers.cli.hooks import evaluation, sampler
     from perceivers.cli.memory import check_memory
-    from perceivers.data.tokens import TokenStore
     from perceivers.train.checkpoint import checkpoints
+    from perceivers.train.data import open_store
     from perceivers.train.data_record import data_record, recorded_store
     from perceivers.train.loop import train
 
-    store = TokenStore.open(flags.data) if flags.data else None
+    store = open_store(flags.data) if flags.data else None
     if store is None and flags.resume and data_record(out) is not None:
         store = recorded_store(out)
-    tokenizer = "copy" if store is None else store.header.tokenizer
+    tokenizer = "copy" if store is None else store.tokenizer
     check_memory(config)
     try:
         finished = train(
@@ -136,15 +154,13 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
             print("\nstopped before anything was saved", file=sys.stderr)
         return 130
     state = finished.state
-    print(f"{out}: {state.step:,} steps, {state.tokens:,} tokens, {state.minutes:.1f} minutes")
+    print(f"{out}: {state.step:,} steps, {state.tokens:,} {TARGETS[config.data.kind]}, {state.minutes:.1f} minutes")
     print(f"  {out}/model.safetensors, config.json   the model")
     print(f"  {out}/metrics.jsonl                    its numbers, step by step")
     if any((out / "samples").glob("*")):
         print(f"  {out}/samples/                         what it made on the way")
     print("next:")
     print(f"  perceivers evaluate {out}")
-    if tokenizer == "performance":
-        print(f"  perceivers generate {out} --out {out}/new.mid --out {out}/new.wav")
-    elif tokenizer == "bytes":
-        print(f"  perceivers generate {out}")
+    for line in NEXT.get(finished.tokenizer, ()):
+        print(f"  {line.format(run=out)}")
     return 0

@@ -22,6 +22,7 @@ class DataConfig:
       an epoch. For comparisons, and for data that is seen only once or twice.
     """
 
+    kind: Literal["tokens"] = "tokens"
     batch_size: int = 8
     """Rows a step, over all devices together."""
     crop: Literal["random", "uniform", "cover"] = "random"
@@ -68,6 +69,7 @@ class CopyConfig:
     Sequences are made as they are needed, so training never sees one twice.
     """
 
+    kind: Literal["copy"] = "copy"
     length: int = 32
     """Tokens of a sequence, SOS and EOS included; even."""
     batch_size: int = 8

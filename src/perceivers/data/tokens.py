@@ -99,6 +99,11 @@ class TokenStore:
         return tuple(self.header.splits)
 
     @property
+    def tokenizer(self) -> str:
+        """What made the ids."""
+        return self.header.tokenizer
+
+    @property
     def fingerprint(self) -> str:
         """The header's fingerprint: a run records it, and so notices on resume that its data changed."""
         return self.header.fingerprint

@@ -19,7 +19,7 @@ from perceivers.generate.decode import Step, decode
 from perceivers.generate.files import shift_seconds
 from perceivers.generate.lean import Weights, lighten
 from perceivers.hub import find_model, read_model, upload_model, write_model
-from perceivers.models.config import ModelConfig
+from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.nn.linear import Int8Linear
 
 Prompt = Integer[np.ndarray, " _"] | list[int] | str | None
@@ -42,6 +42,17 @@ class Loaded:
     def config(self) -> ModelConfig:
         """The model's configuration."""
         return self.model.config  # pyright: ignore[reportReturnType]
+
+    @property
+    def sequence_config(self) -> SequenceConfig:
+        """The same, of a model that predicts the next token.
+
+        Raises:
+            ValueError: It does something else.
+        """
+        if not isinstance(self.config, SequenceConfig):
+            raise ValueError(f"a model of kind {self.config.kind!r} does not predict the next token")
+        return self.config
 
     @classmethod
     def from_pretrained(
@@ -199,7 +210,7 @@ class Loaded:
                 raise ValueError(f"a text prompt needs a model of bytes; this one reads {self.tokenizer!r} tokens")
             prompt = list(prompt.encode())
         ids = [] if prompt is None else [int(token) for token in prompt]
-        highest = self.config.vocab_size - NUM_SPECIAL - 1
+        highest = self.sequence_config.vocab_size - NUM_SPECIAL - 1
         if bad := [token for token in ids if not 0 <= token <= highest]:
             raise ValueError(f"the prompt holds id {bad[0]}; {self.tokenizer!r} ids of this model are 0..{highest}")
         return ids

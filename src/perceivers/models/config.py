@@ -6,3 +6,6 @@ from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 
 ModelConfig = PerceiverARConfig | ECPConfig | PerceiverIOConfig | HiPConfig
+
+SequenceConfig = PerceiverARConfig | ECPConfig
+"""Models that predict the next token."""

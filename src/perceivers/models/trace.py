@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from perceivers.models.build import build
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.feature_config import TokenFeatures
 from perceivers.models.hip_config import DataSet, HiPConfig
-from perceivers.models.input_config import InputConfig
+from perceivers.models.input_config import InputConfig, MultimodalInputConfig
 from perceivers.models.output_config import AverageOutputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 
@@ -49,10 +49,12 @@ def example(config: TracedConfig, rows: int) -> Tensor | dict[str, Tensor]:
             return torch.zeros(rows, config.max_seq_len, dtype=torch.long)
         case HiPConfig():
             return {m.name: torch.zeros(rows, m.positions, m.channels) for m in largest(config).modalities}
-        case PerceiverIOConfig(input=InputConfig()):
-            return _modality(config.input, rows)
+        case PerceiverIOConfig(input=InputConfig() as source):
+            return _modality(source, rows)
+        case PerceiverIOConfig(input=MultimodalInputConfig(modalities=modalities)):
+            return {m.name: _modality(m.input, rows) for m in modalities}
         case _:
-            return {m.name: _modality(m.input, rows) for m in config.input.modalities}
+            assert_never(config)
 
 
 def largest(config: HiPConfig) -> DataSet:

@@ -4,21 +4,41 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from perceivers.data.config import CopyConfig, DataConfig
+from perceivers.data.masked_config import MaskedTextConfig
+from perceivers.data.picture_config import PictureConfig, WarpConfig
 from perceivers.models.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Next-token cross-entropy at the latents."""
+class CrossEntropy:
+    """Nats of the right label: of the token after each latent, of each masked token, or of the class."""
 
+    kind: Literal["cross_entropy"] = "cross_entropy"
     z_loss: float = 1e-4
     """Weight of log Z squared, which keeps the logits' normaliser near 1."""
     label_smoothing: float = 0.0
-    """Probability spread evenly over the wrong tokens."""
+    """Probability spread evenly over the wrong labels."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndPointError:
+    """Distance, in pixels, between where a pixel goes and where the predicted flow says it does."""
+
+    kind: Literal["end_point_error"] = "end_point_error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Squared error at hidden positions: masked auto-encoding."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+
+
+ObjectiveConfig = CrossEntropy | EndPointError | Reconstruction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +87,9 @@ class TrainConfig:
 
     model: ModelConfig
     """The model."""
-    data: DataConfig | CopyConfig
+    data: DataConfig | CopyConfig | MaskedTextConfig | PictureConfig | WarpConfig
     """Batches."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=CrossEntropy)
     """The loss."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser."""
@@ -91,7 +111,7 @@ class TrainConfig:
     eval_every: int = 1000
     """Steps between evaluations on the validation split; 0 = at the end only."""
     eval_tokens: int = 65_536
-    """Validation tokens an evaluation in training scores; the same ones each time."""
+    """Validation tokens (or pictures) that an evaluation in training scores; the same ones each time."""
     save_every: int = 500
     """Steps between checkpoints."""
     sample_every: int = 0

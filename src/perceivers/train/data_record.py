@@ -4,23 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from perceivers.data.tokens import TokenStore
+from perceivers.data.picture_store import PictureStore
 from perceivers.hub import replace_file
+from perceivers.train.data import Store, open_store
 
 DATA = "data.json"
 
 
-def record_data(run: Path, store: TokenStore) -> None:
-    """Note in `run` where its data is, and what."""
-    record = {
-        "path": str(store.path.resolve()),
-        "fingerprint": store.fingerprint,
-        "tokenizer": store.header.tokenizer,
-        "vocab_size": store.header.vocab_size,
-        "splits": {
-            name: {"documents": split.documents, "tokens": split.tokens} for name, split in store.header.splits.items()
-        },
-    }
+def record_data(run: Path, store: Store) -> None:
+    """Note in `run` where its data is, and what; of a store in memory nothing could be found again."""
+    if store.path is None:
+        return
+    record = {"path": str(store.path.resolve()), "fingerprint": store.fingerprint, **_content(store)}
     text = json.dumps(record, indent=1) + "\n"
     replace_file(run / DATA, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -36,12 +31,21 @@ def data_record(run: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("path", "fingerprint", "tokenizer", "vocab_size", "splits")}
+        return {key: record[key] for key in ("path", "fingerprint", "tokenizer", "splits")} | record
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): give the data with --data") from error
 
 
-def recorded_store(run: Path) -> TokenStore:
+def _content(store: Store) -> dict[str, Any]:
+    if isinstance(store, PictureStore):
+        splits = {name: {"pictures": split.pictures} for name, split in store.header.splits.items()}
+        return {"tokenizer": store.tokenizer, "shape": store.shape, "classes": store.classes, "splits": splits}
+    header = store.header
+    splits = {name: {"documents": split.documents, "tokens": split.tokens} for name, split in header.splits.items()}
+    return {"tokenizer": header.tokenizer, "vocab_size": header.vocab_size, "splits": splits}
+
+
+def recorded_store(run: Path) -> Store:
     """Open the data that `run` was trained on.
 
     Raises:
@@ -55,7 +59,7 @@ def recorded_store(run: Path) -> TokenStore:
         raise FileNotFoundError(
             f"{record['path']}, which {run} was trained on, is not there any more: say where it is with --data"
         )
-    store = TokenStore.open(record["path"])
+    store = open_store(record["path"])
     if store.fingerprint != record["fingerprint"]:
         raise ValueError(
             f"the data in {record['path']} has changed since {run} was trained on it (fingerprint "

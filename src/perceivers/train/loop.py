@@ -14,13 +14,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from perceivers.data.batch import TokenBatch
-from perceivers.data.tokens import TokenStore
 from perceivers.device import autocast
 from perceivers.train.checkpoint import checkpoint_path
 from perceivers.train.config import TrainConfig
+from perceivers.train.data import Store
 from perceivers.train.errors import TrainingError
-from perceivers.train.objectives import Loss, next_token
+from perceivers.train.objectives import Batch, Loss, count_targets, objective_loss
 from perceivers.train.optim import clip_gradients
 from perceivers.train.run import Run, save, start
 
@@ -32,7 +31,7 @@ def train(
     config: TrainConfig,
     out: Path,
     *,
-    store: TokenStore | None = None,
+    store: Store | None = None,
     init: Path | None = None,
     resume: bool = False,
     evaluate: Hook | None = None,
@@ -84,7 +83,7 @@ def train(
     return run
 
 
-def train_step(run: Run, batches: Iterator[TokenBatch]) -> dict[str, float]:
+def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     """One update; returns its numbers.
 
     Raises:
@@ -93,12 +92,11 @@ def train_step(run: Run, batches: Iterator[TokenBatch]) -> dict[str, float]:
     config, state = run.config, run.state
     torch.manual_seed(step_seed(config.seed, state.step))
     group = [next(batches).to(run.device) for _ in range(config.accumulate)]
-    num_latents = config.model.num_latents
-    count = sum(targets_in(batch, num_latents) for batch in group)
+    count = sum(count_targets(batch, config.model, config.objective) for batch in group)
     losses: list[Loss] = []
     for batch in group:
         with autocast(run.device, config.precision):
-            loss = next_token(run.model, batch, config.objective, num_latents=num_latents)
+            loss = objective_loss(run.model, batch, config.objective)
         (loss.sum / count if config.optim.reduction == "mean" else loss.sum).backward()
         losses.append(loss.detach())
     total = sum(losses[1:], losses[0])
@@ -112,19 +110,13 @@ def train_step(run: Run, batches: Iterator[TokenBatch]) -> dict[str, float]:
         state.step += 1
         state.tokens += count
     run.optimizer.zero_grad()
-    per_token = {"nats": total.nats, "z_loss": total.z, "accuracy": total.correct}
-    values = {f"train/{name}": float(value) / count for name, value in per_token.items()}
+    values = {f"train/{name}": float(value) / count for name, value in total.shown.items()}
     return values | {"train/grad_norm": grad_norm, "train/lr": lr}
 
 
 def step_seed(seed: int, step: int) -> int:
     """Seed of dropout in one update: of nothing else, so that a resumed run repeats an undisturbed one."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
-
-
-def targets_in(batch: TokenBatch, num_latents: int) -> int:
-    """Tokens of a batch that get a loss."""
-    return int((batch.lengths - 1).clamp(0, num_latents).sum())
 
 
 @contextmanager
@@ -147,10 +139,7 @@ def resource_advice(error: Exception) -> tuple[str, str] | None:
     """What ran out, and what to do; None for any other error."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return (
-            "out of memory",
-            "lower --data.batch-size (and raise --accumulate as much), --model.num-latents or --model.max-seq-len",
-        )
+        return "out of memory", "lower --data.batch-size (and raise --accumulate as much), or make the model smaller"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full", "make room and go on with --resume"
     return None
@@ -188,7 +177,7 @@ def _progress_bar(run: Run) -> tqdm:
 
 
 def _show(bar: tqdm, run: Run, values: dict[str, float]) -> None:
-    bar.set_postfix_str(
-        f"step {run.state.step}, {values['train/nats']:.3f} nats a token, lr {values['train/lr']:.1e}", refresh=False
-    )
+    name, value = next(iter(values.items()))
+    shown = f"{value:.3f} {name.removeprefix('train/').replace('_', ' ')}"
+    bar.set_postfix_str(f"step {run.state.step}, {shown}, lr {values['train/lr']:.1e}", refresh=False)
     bar.update(min(run.share_done, 1.0) - bar.n)

@@ -7,45 +7,78 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perceivers.data.batch import TokenBatch
+from perceivers.data.masked_text import MaskedBatch
+from perceivers.data.picture_loader import PictureBatch
+from perceivers.data.warps import FlowBatch
+from perceivers.evaluate.masked import masked_logits
+from perceivers.evaluate.pictures import class_logits, reconstruction_errors
 from perceivers.evaluate.prediction import cross_entropy, predict
-from perceivers.train.config import ObjectiveConfig
+from perceivers.models.config import ModelConfig, SequenceConfig
+from perceivers.train.config import CrossEntropy, EndPointError, ObjectiveConfig, Reconstruction
+
+Batch = TokenBatch | MaskedBatch | PictureBatch | FlowBatch
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Sums over the tokens of a batch."""
+    """Sums over the targets of a batch."""
 
     sum: Float[Tensor, ""]
-    """What is differentiated: nats, smoothed, plus z-loss."""
-    nats: Float[Tensor, ""]
-    """Plain cross-entropy."""
-    z: Float[Tensor, ""]
-    """The z-loss in `sum`."""
-    correct: Int[Tensor, ""]
-    """Tokens whose most likely prediction is right."""
-    count: Int[Tensor, ""]
-    """Tokens."""
+    """What is differentiated."""
+    shown: dict[str, Float[Tensor, ""]]
+    """What is logged, without gradients; the first is shown while a model trains."""
 
     def __add__(self, other: "Loss") -> "Loss":
-        return Loss(
-            sum=self.sum + other.sum,
-            nats=self.nats + other.nats,
-            z=self.z + other.z,
-            correct=self.correct + other.correct,
-            count=self.count + other.count,
-        )
+        shown = {name: value + other.shown[name] for name, value in self.shown.items()}
+        return Loss(self.sum + other.sum, shown)
 
     def detach(self) -> "Loss":
         """The numbers alone."""
-        return Loss(self.sum.detach(), self.nats.detach(), self.z, self.correct, self.count)
+        return Loss(self.sum.detach(), self.shown)
 
 
-def next_token(model: nn.Module, batch: TokenBatch, config: ObjectiveConfig, *, num_latents: int) -> Loss:
-    """Cross-entropy of the token after each latent, summed over the batch."""
-    logits, (labels, mask) = predict(model, batch, num_latents=num_latents)
-    logits, labels = logits[mask], labels[mask]
+def objective_loss(model: nn.Module, batch: Batch, config: ObjectiveConfig) -> Loss:
+    """The loss of a batch, summed; which one follows from the objective and from what the batch holds.
+
+    Raises:
+        ValueError: The objective is not for such data.
+    """
+    match config, batch:
+        case CrossEntropy(), TokenBatch():
+            logits, (labels, mask) = predict(model, batch, num_latents=model.config.num_targets)  # pyright: ignore
+            return label_loss(logits[mask], labels[mask], config)
+        case CrossEntropy(), MaskedBatch():
+            return label_loss(masked_logits(model, batch), batch.labels[batch.masked], config)
+        case CrossEntropy(), PictureBatch(labels=Tensor() as labels):
+            return label_loss(class_logits(model, batch.pixels, hidden=batch.hidden), labels, config)
+        case EndPointError(), FlowBatch():
+            return _sum_of("end_point_error", (model(batch.frames) - batch.flow).norm(dim=-1))
+        case Reconstruction(), PictureBatch(hidden=Tensor() as hidden):
+            return _sum_of("squared_error", reconstruction_errors(model, batch.pixels, hidden).square())
+    raise ValueError(f"objective {config.kind!r} can't be computed from a {type(batch).__name__} such as this")
+
+
+def count_targets(batch: Batch, model: ModelConfig, objective: ObjectiveConfig) -> int:
+    """What the loss of a batch is divided by: tokens, pictures, pixels, or hidden numbers."""
+    match batch, objective:
+        case TokenBatch(), _:
+            assert isinstance(model, SequenceConfig)
+            return int((batch.lengths - 1).clamp(0, model.num_targets).sum())
+        case PictureBatch(hidden=Tensor() as hidden), Reconstruction():
+            return int(hidden.sum()) * batch.pixels.shape[-1]
+        case _:
+            return batch.targets
+
+
+def label_loss(logits: Float[Tensor, "targets classes"], labels: Int[Tensor, " targets"], config: CrossEntropy) -> Loss:
+    """Cross-entropy of one label a target."""
     loss, z = cross_entropy(logits, labels, z_loss=config.z_loss, label_smoothing=config.label_smoothing)
     with torch.no_grad():
         nats = cross_entropy(logits, labels)[0] if config.label_smoothing else loss - z
         correct = logits.argmax(-1) == labels
-    return Loss(sum=loss.sum(), nats=nats.sum(), z=z.sum().detach(), correct=correct.sum(), count=mask.sum())
+    return Loss(loss.sum(), {"nats": nats.sum(), "z_loss": z.sum().detach(), "accuracy": correct.sum()})
+
+
+def _sum_of(name: str, errors: Float[Tensor, "..."]) -> Loss:
+    total = errors.sum()
+    return Loss(total, {name: total.detach()})

@@ -7,25 +7,17 @@ import torch
 import yaml
 from torch import nn
 
-from perceivers.data.batch import NUM_SPECIAL
-from perceivers.data.config import CopyConfig
-from perceivers.data.loader import TokenLoader
-from perceivers.data.synthetic import MirroredLoader
-from perceivers.data.tokens import TokenStore
 from perceivers.device import pick_device
 from perceivers.hub import WEIGHTS, load_weights, read_model, replace_file, write_model
 from perceivers.models.build import build
-from perceivers.models.config import ModelConfig
 from perceivers.records import to_dict
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from perceivers.train.config import TrainConfig
+from perceivers.train.data import Loader, Store, training_data
 from perceivers.train.data_record import record_data
 from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
 from perceivers.train.optim import build_optimizer, learning_rate
-
-Loader = TokenLoader | MirroredLoader
-"""Batches as a function of the step."""
 
 
 @dataclass
@@ -63,7 +55,7 @@ class Run:
 
 
 def start(
-    config: TrainConfig, out: Path, *, store: TokenStore | None, init: Path | None, resume: bool, tensorboard: bool
+    config: TrainConfig, out: Path, *, store: Store | None, init: Path | None, resume: bool, tensorboard: bool
 ) -> Run:
     """Set a run up: model, optimiser, data, directory; at its newest checkpoint if it is resumed."""
     found = checkpoints(out)
@@ -96,55 +88,6 @@ def start(
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
     return Run(config, out, tokenizer, model, optimizer, loader, state, log, device)
-
-
-def training_data(config: TrainConfig, store: TokenStore | None) -> tuple[str, Loader, str]:
-    """Tokenizer, training batches and fingerprint of a run's data.
-
-    Raises:
-        ValueError: The store is missing, not needed, or not for this model.
-    """
-    if isinstance(config.data, CopyConfig):
-        if store is not None:
-            raise ValueError("this preset makes its own data (the copy task): leave --data out")
-        return "copy", MirroredLoader(config.data, seed=config.seed), f"copy-{config.data.length}"
-    if store is None:
-        raise ValueError("this preset needs training data: --data STORE, made by `perceivers prepare`")
-    check_store(store, config.model)
-    loader = TokenLoader(
-        store.split("train"),
-        config.data,
-        seq_len=config.model.max_seq_len + 1,
-        num_targets=config.model.num_latents,
-        seed=config.seed,
-        tokenizer=store.header.tokenizer,
-    )
-    return store.header.tokenizer, loader, store.fingerprint
-
-
-def check_store(store: TokenStore, model: ModelConfig) -> None:
-    """Refuse a store that the model can't read.
-
-    Raises:
-        ValueError: It has more ids, axes or positions than the model; says what to set.
-    """
-    header = store.header
-    needed = header.vocab_size + NUM_SPECIAL
-    if needed > model.vocab_size:
-        raise ValueError(
-            f"the store holds {header.tokenizer!r} tokens, {header.vocab_size} ids and {NUM_SPECIAL} special ones; the "
-            f"model knows {model.vocab_size}: choose a preset for this kind of data, or --model.vocab-size {needed}"
-        )
-    if (axes := model.position_axes) != 1:
-        raise ValueError(
-            f"this model's positions have {axes} axes, those of a token store have one; training on images is not built"
-        )
-    longest = max(int(store.split(name).lengths.max()) for name in store.splits) + 1  # SOS is an input, EOS is not
-    if model.max_position is not None and longest > model.max_position:
-        raise ValueError(
-            f"the store's longest document has {longest} positions, the model's table ends at {model.max_position}: "
-            f"choose rotary positions, or --model.positions.sizes {longest + 1}"
-        )
 
 
 def save(run: Run) -> None:

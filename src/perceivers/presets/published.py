@@ -1,142 +1,17 @@
-"""Complete configurations by name: small ones to start from, and the published settings. Imports no torch.
+"""The published settings.
 
-`perceivers train NAME` trains one, `perceivers show NAME` says how large it is.
-
-In the published ones, "released" means the code that the authors released (`get_config` of perceiver_ar/experiment.py,
+"Released" means the code that the authors released (`get_config` of perceiver_ar/experiment.py,
 google-research/perceiver-ar), "reported" what is reported of the paper (Hawthorne et al. 2022,
 https://arxiv.org/abs/2202.07765), "chosen" what neither says. The paper's word-level WikiText-103 model is left out:
 its adaptive input and softmax layers are not built here.
 """
 
-import difflib
-from collections.abc import Callable
 from dataclasses import replace
 
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, RotaryPositions, TablePositions
+from perceivers.presets.sequences import MUSIC_VOCAB
 from perceivers.train.config import OptimConfig, TrainConfig
-
-MUSIC_VOCAB, BYTES_VOCAB = 391, 259
-"""388 performance events or 256 bytes, and PAD, EOS, SOS."""
-
-
-def bach_demo() -> TrainConfig:
-    """Bach's chorales in minutes on two cores: 768 events of context, more than most chorales have."""
-    return TrainConfig(
-        model=PerceiverARConfig(
-            vocab_size=MUSIC_VOCAB,
-            max_seq_len=768,
-            num_latents=256,
-            dim=256,
-            depth=4,
-            heads=4,
-            cross_heads=4,
-            positions=RotaryPositions(channel_share=0.5),
-            dropout=0.1,
-        ),
-        data=DataConfig(batch_size=4, crop="uniform", transpose=6),
-        optim=OptimConfig(lr=1.2e-3, betas=(0.9, 0.99), schedule="cosine", warmup_steps=100),
-        max_steps=20_000,
-        max_minutes=7.5,
-        eval_every=300,
-        eval_tokens=6000,
-        save_every=1000,
-    )
-
-
-def music_small() -> TrainConfig:
-    """Piano performances in an hour on two cores: 2048 events of context, half a minute to a minute."""
-    return TrainConfig(
-        model=PerceiverARConfig(
-            vocab_size=MUSIC_VOCAB,
-            max_seq_len=2048,
-            num_latents=512,
-            dim=256,
-            depth=5,
-            heads=4,
-            cross_heads=4,
-            positions=RotaryPositions(channel_share=0.5),
-            dropout=0.05,
-            prefix_dropout=0.25,
-        ),
-        data=DataConfig(batch_size=4, crop="uniform", transpose=3, stretch=(0.95, 0.975, 1.0, 1.025, 1.05)),
-        optim=OptimConfig(lr=1.2e-3, betas=(0.9, 0.99), schedule="cosine", warmup_steps=200),
-        max_steps=100_000,
-        max_minutes=60.0,
-        eval_every=500,
-        eval_tokens=16_384,
-    )
-
-
-def copy_4096() -> TrainConfig:
-    """The copy task over 4096 tokens, in half an hour: remember 2047 random bytes and say them backwards.
-
-    Sequences grow from 32 tokens outwards from a fixed centre; started at full length, training stays at chance.
-    """
-    return TrainConfig(
-        model=PerceiverARConfig(
-            vocab_size=BYTES_VOCAB,
-            max_seq_len=4096,
-            num_latents=512,
-            dim=128,
-            depth=1,
-            heads=4,
-            cross_heads=4,
-            widening=1,
-            cross_widening=1,
-            positions=TablePositions(table="sinusoidal"),
-            dropout=0.0,
-        ),
-        data=CopyConfig(length=4096, batch_size=1, min_mirrored=512, start_length=32, growth_steps=4000),
-        optim=OptimConfig(lr=2e-3, schedule="cosine", warmup_steps=50),
-        max_steps=100_000,
-        max_minutes=30.0,
-        eval_every=500,
-        eval_tokens=16_384,
-    )
-
-
-def copy_tiny() -> TrainConfig:
-    """The copy task over 32 tokens: 99.98 % right after 40 seconds on one core."""
-    return TrainConfig(
-        model=PerceiverARConfig(
-            vocab_size=BYTES_VOCAB,
-            max_seq_len=32,
-            num_latents=16,
-            dim=128,
-            depth=1,
-            heads=4,
-            cross_heads=4,
-            positions=TablePositions(table="sinusoidal"),
-            dropout=0.0,
-        ),
-        data=CopyConfig(length=32, batch_size=64, min_mirrored=16),
-        optim=OptimConfig(lr=2e-3, schedule="cosine", warmup_steps=50),
-        max_steps=500,
-        eval_every=100,
-        eval_tokens=8192,
-    )
-
-
-def text_small() -> TrainConfig:
-    """Text as bytes: 4096 of them, about 700 English words, as context."""
-    return TrainConfig(
-        model=PerceiverARConfig(
-            vocab_size=BYTES_VOCAB,
-            max_seq_len=4096,
-            num_latents=1024,
-            dim=320,
-            depth=8,
-            heads=5,
-            cross_heads=5,
-            positions=RotaryPositions(channel_share=0.5),
-            dropout=0.1,
-        ),
-        data=DataConfig(batch_size=8, crop="uniform"),
-        optim=OptimConfig(optimizer="adamw", lr=6e-4, weight_decay=0.01, schedule="cosine", warmup_steps=500),
-        max_steps=20_000,
-        sample_every=2000,
-    )
 
 
 def copy_32() -> TrainConfig:
@@ -258,38 +133,3 @@ def _published(
         accumulate=accumulate,
         precision="float32",
     )
-
-
-PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    preset.__name__: preset
-    for preset in (
-        bach_demo,
-        music_small,
-        text_small,
-        copy_tiny,
-        copy_4096,
-        maestro_symbolic,
-        pg19,
-        imagenet64,
-        copy_32,
-        copy_131072,
-    )
-}
-
-
-def preset(name: str) -> TrainConfig:
-    """The configuration called `name`.
-
-    Raises:
-        ValueError: There is none; the nearest name is suggested.
-    """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
-        raise ValueError(f"no preset or file is called {name!r}; {hint}")
-    return PRESETS[name]()
-
-
-def summary(name: str) -> str:
-    """What the preset called `name` is, in one line."""
-    return (PRESETS[name].__doc__ or "").split("\n")[0]

@@ -1,0 +1,139 @@
+"""Scores of models that do not predict the next token: masked bytes, classes, hidden pixels, optical flow."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perceivers.cli.console import table
+from perceivers.cli.flags import CONFIG, read_config
+from perceivers.data.masked_config import MaskedTextConfig
+from perceivers.data.picture_config import PictureConfig, WarpConfig
+from perceivers.train.config import Reconstruction, TrainConfig
+
+if TYPE_CHECKING:
+    from perceivers.cli.evaluate import EvaluateFlags
+    from perceivers.generate.loaded import Loaded
+    from perceivers.train.data import Store
+
+FLOW_PAIRS = 512
+"""Pairs of frames that are scored."""
+
+
+def score_run(flags: "EvaluateFlags", loaded: "Loaded") -> dict[str, Any]:
+    """Scores of a run on a split of its store, or of another."""
+    from perceivers.train.data import open_store
+    from perceivers.train.data_record import recorded_store
+
+    if flags.stride is not None:
+        raise ValueError(f"--stride has no meaning for a model that reads {loaded.tokenizer!r}: leave it out")
+    store = recorded_store(Path(flags.run)) if flags.data is None else open_store(flags.data)
+    config = _config(flags.run, loaded)
+    common = {"run": flags.run, "data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
+    return common | _scores(flags, loaded, config, store)
+
+
+def _config(run: str, loaded: "Loaded") -> TrainConfig:
+    """How a run was trained; for a model without such a record, plain data of its kind."""
+    path = Path(run) / CONFIG
+    if path.is_file():
+        return read_config(path)
+    plain = {"masked_bytes": MaskedTextConfig(), "pictures": PictureConfig(), "frames": WarpConfig()}
+    return TrainConfig(model=loaded.config, data=plain[loaded.tokenizer])
+
+
+def _scores(flags: "EvaluateFlags", loaded: "Loaded", config: TrainConfig, store: "Store") -> dict[str, Any]:
+    from perceivers.data.picture_store import PictureStore
+    from perceivers.data.tokens import TokenStore
+    from perceivers.train.data import check_frames, check_picture_store, masked_text_length
+
+    how: dict[str, Any] = {"precision": flags.precision, "progress": not flags.json}
+    match config.data, store:
+        case MaskedTextConfig() as data, TokenStore():
+            masked_text_length(loaded.config, store)
+            return _masked(loaded, store, data, flags.split, how)
+        case PictureConfig() as data, PictureStore():
+            rebuilds = isinstance(config.objective, Reconstruction)
+            check_picture_store(store, loaded.config, has_classes=not rebuilds)
+            return (_reconstruction if rebuilds else _classes)(loaded, store, data, flags.split, how)
+        case WarpConfig() as data, PictureStore():
+            check_frames(loaded.config, data.shape)
+            return _flow(loaded, store, data, flags.split, how)
+    raise ValueError(f"{store.path} holds {store.tokenizer!r}, {flags.run} reads {loaded.tokenizer!r}: name a store")
+
+
+def _masked(loaded: "Loaded", store: Any, data: MaskedTextConfig, split: str, how: dict[str, Any]) -> dict[str, Any]:
+    from perceivers.evaluate.masked import score_masked
+
+    return score_masked(loaded.model, store.split(split), data, **how).numbers()
+
+
+def _classes(loaded: "Loaded", store: Any, data: PictureConfig, split: str, how: dict[str, Any]) -> dict[str, Any]:
+    from perceivers.evaluate.classification import score_classes
+
+    score = score_classes(loaded.model, store.split(split), data, **how)
+    return {
+        "pictures": score.pictures,
+        "accuracy": score.accuracy,
+        "accuracy_standard_error": score.standard_error,
+        "nats_per_picture": score.nats_per_picture,
+    }
+
+
+def _reconstruction(
+    loaded: "Loaded", store: Any, data: PictureConfig, split: str, how: dict[str, Any]
+) -> dict[str, Any]:
+    from perceivers.evaluate.reconstruction import position_decodability, score_reconstruction
+
+    score = score_reconstruction(loaded.model, store.split(split), data, **how)
+    places = position_decodability(loaded.model, store.split(split))
+    return {
+        "pictures": score.pictures,
+        "squared_error": score.squared_error,
+        "squared_error_of_the_mean": score.mean_squared_error,
+        "row_r2": places["row"],
+        "column_r2": places["column"],
+    }
+
+
+def _flow(loaded: "Loaded", store: Any, data: WarpConfig, split: str, how: dict[str, Any]) -> dict[str, Any]:
+    from perceivers.evaluate.flow import score_flow
+
+    score = score_flow(loaded.model, store.split(split), data, count=FLOW_PAIRS, **how)
+    return {
+        "photos": score.photos,
+        "pairs": score.pairs,
+        "end_point_error": score.end_point_error,
+        "end_point_error_95": [score.interval.low, score.interval.high],
+        "zero_flow": score.zero_flow,
+    }
+
+
+WORDS = {
+    "bits_per_masked_byte": "bits a masked byte",
+    "accuracy": "right",
+    "nats_per_picture": "nats a picture",
+    "squared_error": "squared error a hidden number, pixels in -1..1",
+    "squared_error_of_the_mean": "of each pixel's mean",
+    "row_r2": "a pixel's row in its learned position, R squared",
+    "column_r2": "a pixel's column",
+    "end_point_error": "end-point error, pixels",
+    "zero_flow": "of no flow at all",
+}
+"""Results in words, in the order in which they are shown."""
+
+
+def report(result: dict[str, Any]) -> str:
+    """The same for people."""
+    counts = ("documents", "masked_bytes", "photos", "pairs", "pictures")
+    what = ", ".join(f"{result[name]:,} {name.replace('_', ' ')}" for name in counts if name in result)
+    rows = [(words, f"{result[name]:.4f}", _spread(result, name)) for name, words in WORDS.items() if name in result]
+    head = f"{result['run']} on the {result['split']} split of {result['data']}: {what}"
+    return f"{head}\n\n{table(rows, right=(1,))}"
+
+
+def _spread(result: dict[str, Any], name: str) -> str:
+    if f"{name}_95" in result:
+        low, high = result[f"{name}_95"]
+        return f"95 %: {low:.4f} to {high:.4f} (bootstrap over {'photos' if 'photos' in result else 'documents'})"
+    if f"{name}_standard_error" in result:
+        return f"+- {result[f'{name}_standard_error']:.4f} (standard error over pictures)"
+    return ""

@@ -1,0 +1,104 @@
+"""What masked auto-encoding has learned: the error at hidden pixels, and whether learned positions know their place."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+from tqdm import tqdm
+
+from perceivers.data.picture_config import PictureConfig
+from perceivers.data.picture_loader import picture_batches
+from perceivers.data.picture_store import PictureSplit
+from perceivers.device import autocast
+from perceivers.evaluate.classification import thinned
+from perceivers.evaluate.pictures import image_modality, reconstruction_errors
+
+FOLDS = 5
+"""Of the cross-validation of `linear_decodability`."""
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Scores of a split's pictures."""
+
+    pictures: int
+    squared_error: float
+    """Mean over all numbers at hidden pixels; pixels lie in -1..1."""
+    mean_squared_error: float
+    """The same for whoever always says the mean of each pixel over these pictures."""
+
+
+def score_reconstruction(
+    model: nn.Module,
+    split: PictureSplit,
+    config: PictureConfig,
+    *,
+    max_pictures: int | None = None,
+    precision: str = "auto",
+    progress: bool = False,
+) -> Reconstructed:
+    """Reconstruct hidden pixels of a split, the same ones each time.
+
+    Args:
+        model: A Hierarchical Perceiver, see `evaluate.pictures`.
+        split: Pictures.
+        config: As in training: how much is hidden.
+        max_pictures: Only so many, evenly spread; None for all.
+        precision: As in training.
+        progress: Show a bar with ETA.
+    """
+    split = thinned(split, max_pictures)
+    device = next(model.parameters()).device
+    mean = torch.from_numpy(split.pixels.mean(0, dtype=np.float64) / 127.5 - 1).float().to(device)
+    total, baseline, count, was_training = 0.0, 0.0, 0, model.training
+    model.eval()
+    bar = tqdm(total=len(split), unit="picture", disable=not progress, desc="reconstructing")
+    with torch.no_grad(), autocast(device, precision), bar:
+        for batch in picture_batches(split, config):
+            batch = batch.to(device)
+            assert batch.hidden is not None
+            errors = reconstruction_errors(model, batch.pixels, batch.hidden)
+            total += float(errors.float().square().sum())
+            baseline += float((batch.pixels - mean).flatten(1, 2)[batch.hidden].square().sum())
+            count += errors.numel()
+            bar.update(batch.targets)
+    model.train(was_training)
+    return Reconstructed(len(split), total / count, baseline / count)
+
+
+def position_decodability(model: nn.Module, split: PictureSplit, *, ridge: float = 1e-3) -> dict[str, float]:
+    """How well a linear map reads a pixel's row and column off its learned position: cross-validated R squared.
+
+    Only pixels that vary over the split count: nothing can be learned of the others' places.
+
+    Args:
+        model: A Hierarchical Perceiver, see `evaluate.pictures`.
+        split: Pictures of the kind that it was trained on.
+        ridge: Strength of the map's regularisation, as a share of the positions' mean variance times their number.
+    """
+    name = image_modality(model.config).name  # pyright: ignore[reportArgumentType]
+    positions = model.get_parameter(f"modalities.{name}.positions").detach().cpu().double().numpy()
+    varies = split.pixels.std(0).max(-1).flatten() > 0
+    rows, columns = np.divmod(np.arange(len(positions)), split.shape[1])
+    return {
+        name: linear_decodability(positions[varies], where[varies].astype(np.float64), ridge=ridge)
+        for name, where in (("row", rows), ("column", columns))
+    }
+
+
+def linear_decodability(x: Float[np.ndarray, "n channels"], y: Float[np.ndarray, " n"], *, ridge: float) -> float:
+    """R squared of predictions of `y` by ridge regression on the other folds' `x`; 0 is no better than the mean."""
+    fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
+    predicted = np.empty_like(y)
+    for k in range(FOLDS):
+        predicted[fold == k] = _ridge(x[fold != k], y[fold != k], x[fold == k], ridge)
+    return float(1 - np.square(y - predicted).sum() / np.square(y - y.mean()).sum())
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, at: np.ndarray, ridge: float) -> np.ndarray:
+    mean, level = x.mean(0), y.mean()
+    x = x - mean
+    strength = ridge * len(x) * max(x.var(0).mean(), 1e-12)
+    return (at - mean) @ np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ (y - level)) + level

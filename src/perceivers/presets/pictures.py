@@ -1,0 +1,123 @@
+"""Settings for pictures: Perceiver, Perceiver IO and Hierarchical Perceiver, small enough for two cores."""
+
+from dataclasses import replace
+
+from perceivers.data.picture_config import PictureConfig, WarpConfig
+from perceivers.models.feature_config import FlowFeatures, PixelFeatures
+from perceivers.models.hip_config import DataSet, HiPConfig, Modality
+from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions
+from perceivers.models.output_config import AverageOutputConfig, GridHead, InputQueries, QueryOutputConfig
+from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
+from perceivers.train.config import CrossEntropy, EndPointError, OptimConfig, Reconstruction, TrainConfig
+
+
+def mnist() -> TrainConfig:
+    """Handwritten digits from raw pixels: a Perceiver that reads all 784 of them three times."""
+    return TrainConfig(
+        model=_digits(FourierPositions(bands=6)),
+        data=PictureConfig(batch_size=64, shift=2, rotate=10.0, scale=0.1),
+        objective=CrossEntropy(z_loss=0.0),
+        optim=_optim(),
+        max_steps=1_000_000,
+        max_minutes=40.0,
+        eval_every=1000,
+        eval_tokens=5000,
+        save_every=1000,
+    )
+
+
+def mnist_permuted() -> TrainConfig:
+    """Handwritten digits whose pixels stand in one random order: the model learns where they belong."""
+    return replace(
+        mnist(),
+        model=_digits(LearnedPositions(channels=26, init_std=1.0)),
+        data=PictureConfig(batch_size=64, permutation=0),
+    )
+
+
+def _digits(positions: FourierPositions | LearnedPositions) -> PerceiverIOConfig:
+    return PerceiverIOConfig(
+        input=InputConfig(features=PixelFeatures(shape=(28, 28, 1)), positions=positions),
+        encoder=EncoderConfig(
+            num_latents=16,
+            dim=128,
+            blocks=3,
+            depth=2,
+            block_sharing="none",
+            cross_attends=3,
+            cross_sharing="all",
+            heads=4,
+            widening=2,
+            cross_widening=2,
+        ),
+        output=AverageOutputConfig(classes=10),
+    )
+
+
+def _optim() -> OptimConfig:
+    return OptimConfig(
+        optimizer="adamw", lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98), schedule="cosine", warmup_steps=300
+    )
+
+
+def flow_small() -> TrainConfig:
+    """Optical flow between photos and their warped copies: Perceiver IO on frames of 64 x 96."""
+    shape = (64, 96)
+    return TrainConfig(
+        model=PerceiverIOConfig(
+            input=InputConfig(features=FlowFeatures(shape=(2, *shape, 3)), positions=FourierPositions(bands=32)),
+            encoder=EncoderConfig(num_latents=192, dim=192, blocks=1, depth=6, heads=6, cross_channels="latent"),
+            output=QueryOutputConfig(
+                queries=InputQueries(), channels=2, head=GridHead(shape=shape), zero_channels=True
+            ),
+        ),
+        data=WarpConfig(batch_size=4, shape=shape),
+        objective=EndPointError(),
+        optim=_optim(),
+        max_steps=1_000_000,
+        max_minutes=30.0,
+        eval_every=1000,
+        save_every=1000,
+    )
+
+
+def fashion_mae() -> TrainConfig:
+    """Hidden pixels of clothes: a Hierarchical Perceiver learns where pixels belong, before it classifies."""
+    return TrainConfig(
+        model=HiPConfig(
+            data_sets=(
+                DataSet(
+                    name="pictures",
+                    modalities=(
+                        Modality(name="image", positions=784, channels=1),
+                        Modality(name="label", positions=1, channels=10),
+                    ),
+                ),
+            ),
+            label_modalities=("label",),
+            groups=(8, 1, 8),
+            latents=(16, 32, 16),
+            dims=(64, 192, 64),
+            depths=(1, 3, 1),
+            heads=(2, 6, 2),
+            widening=(2, 2, 2),
+        ),
+        data=PictureConfig(batch_size=64, hidden=0.75),
+        objective=Reconstruction(),
+        optim=_optim(),
+        max_steps=1_000_000,
+        max_minutes=30.0,
+        eval_every=1000,
+        eval_tokens=2000,
+        save_every=1000,
+    )
+
+
+def fashion_classes() -> TrainConfig:
+    """Kinds of clothes, with the model of `fashion_mae`: start from its weights with --init."""
+    return replace(
+        fashion_mae(),
+        data=PictureConfig(batch_size=64, shift=1, flip=True),
+        objective=CrossEntropy(z_loss=0.0),
+        eval_tokens=5000,
+    )

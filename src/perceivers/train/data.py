@@ -1,0 +1,180 @@
+"""Which batches a run trains on, and whether its model can read them."""
+
+from pathlib import Path
+
+from perceivers.data import picture_header
+from perceivers.data.batch import NUM_SPECIAL
+from perceivers.data.config import CopyConfig, DataConfig
+from perceivers.data.loader import TokenLoader
+from perceivers.data.masked_config import MaskedTextConfig
+from perceivers.data.masked_text import MaskedTextLoader
+from perceivers.data.picture_config import PictureConfig, WarpConfig
+from perceivers.data.picture_loader import PictureLoader
+from perceivers.data.picture_store import PictureStore
+from perceivers.data.synthetic import MirroredLoader
+from perceivers.data.tokens import TokenStore
+from perceivers.data.warps import WarpLoader
+from perceivers.evaluate.pictures import check_pictures
+from perceivers.models.config import ModelConfig, SequenceConfig
+from perceivers.models.feature_config import FlowFeatures, TokenFeatures
+from perceivers.models.input_config import InputConfig
+from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.train.config import CrossEntropy, TrainConfig
+
+Loader = TokenLoader | MirroredLoader | MaskedTextLoader | PictureLoader | WarpLoader
+"""Batches as a function of the step."""
+
+Store = TokenStore | PictureStore
+
+PREPARE = {"tokens": "music", "masked_text": "text", "pictures": "pictures", "warps": "pictures"}
+"""What makes a store, by the kind of data."""
+
+
+def open_store(path: str | Path) -> Store:
+    """Open the store at `path`, whichever kind it is.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged.
+    """
+    header = Path(path) / "header.json"
+    if header.is_file() and f"perceivers {picture_header.KIND}" in header.read_text("utf-8", errors="replace"):
+        return PictureStore.open(path)
+    return TokenStore.open(path)
+
+
+def training_data(config: TrainConfig, store: Store | None) -> tuple[str, Loader, str]:
+    """What the model will read ("tokenizer" in its config.json), training batches and fingerprint of a run's data.
+
+    Raises:
+        ValueError: The store is missing, not needed, or not for this model.
+    """
+    data, model, seed = config.data, config.model, config.seed
+    match data, store:
+        case CopyConfig(), None:
+            sequence_model(model)
+            return "copy", MirroredLoader(data, seed=seed), f"copy-{data.length}"
+        case CopyConfig(), _:
+            raise ValueError("this preset makes its own data (the copy task): leave --data out")
+        case _, None:
+            raise ValueError(
+                "this preset needs training data: --data STORE, made by "
+                f"`perceivers prepare {PREPARE[data.kind]} DIR --out STORE`"
+            )
+        case DataConfig(), TokenStore():
+            return store.tokenizer, _token_loader(config, data, store), store.fingerprint
+        case MaskedTextConfig(), TokenStore():
+            loader = MaskedTextLoader(store.split("train"), data, seq_len=masked_text_length(model, store), seed=seed)
+            return "masked_bytes", loader, store.fingerprint
+        case PictureConfig(), PictureStore():
+            has_classes = isinstance(config.objective, CrossEntropy)
+            check_picture_store(store, model, has_classes=has_classes)
+            return "pictures", PictureLoader(store.split("train"), data, seed=seed), store.fingerprint
+        case WarpConfig(), PictureStore():
+            check_frames(model, data.shape)
+            return "frames", WarpLoader(store.split("train"), data, seed=seed), store.fingerprint
+    kind = PREPARE[data.kind]
+    raise ValueError(
+        f"{store.path} holds {store.tokenizer!r}, which data of kind {data.kind!r} are not made of: "
+        f"give a store made by `perceivers prepare {kind}`, or choose another preset"
+    )
+
+
+def _token_loader(config: TrainConfig, data: DataConfig, store: TokenStore) -> TokenLoader:
+    model = sequence_model(config.model)
+    check_store(store, model)
+    return TokenLoader(
+        store.split("train"),
+        data,
+        seq_len=model.max_seq_len + 1,
+        num_targets=model.num_targets,
+        seed=config.seed,
+        tokenizer=store.tokenizer,
+    )
+
+
+def sequence_model(model: ModelConfig) -> SequenceConfig:
+    """`model`, if it predicts the next token.
+
+    Raises:
+        ValueError: It does something else.
+    """
+    if not isinstance(model, SequenceConfig):
+        raise ValueError(f"a model of kind {model.kind!r} does not predict the next token: choose another preset")
+    return model
+
+
+def check_store(store: TokenStore, model: SequenceConfig) -> None:
+    """Refuse a store that the model can't read.
+
+    Raises:
+        ValueError: It has more ids, axes or positions than the model; says what to set.
+    """
+    header = store.header
+    needed = header.vocab_size + NUM_SPECIAL
+    if needed > model.vocab_size:
+        raise ValueError(
+            f"the store holds {header.tokenizer!r} tokens, {header.vocab_size} ids and {NUM_SPECIAL} special ones; the "
+            f"model knows {model.vocab_size}: choose a preset for this kind of data, or --model.vocab-size {needed}"
+        )
+    if (axes := model.position_axes) != 1:
+        raise ValueError(
+            f"this model's positions have {axes} axes, those of a token store have one; training on images is not built"
+        )
+    longest = max(int(store.split(name).lengths.max()) for name in store.splits) + 1  # SOS is an input, EOS is not
+    if model.max_position is not None and longest > model.max_position:
+        raise ValueError(
+            f"the store's longest document has {longest} positions, the model's table ends at {model.max_position}: "
+            f"choose rotary positions, or --model.positions.sizes {longest + 1}"
+        )
+
+
+def masked_text_length(model: ModelConfig, store: TokenStore) -> int:
+    """Bytes that a model of masked text reads.
+
+    Raises:
+        ValueError: It reads something else, or the store holds no bytes.
+    """
+    if store.tokenizer != "bytes":
+        raise ValueError(
+            f"{store.path} holds {store.tokenizer!r} tokens; masked text is made of bytes: "
+            "give a store made by `perceivers prepare text`"
+        )
+    match model:
+        case PerceiverIOConfig(input=InputConfig(features=TokenFeatures(seq_len=seq_len))):
+            return seq_len
+    raise ValueError(f"a model of kind {model.kind!r} with this input reads no masked text: choose another preset")
+
+
+def check_picture_store(store: PictureStore, model: ModelConfig, *, has_classes: bool) -> None:
+    """Refuse pictures that the model can't read.
+
+    Raises:
+        ValueError: They have another shape, no classes where they are needed, or more than the model knows.
+    """
+    classes = None
+    if has_classes:
+        if store.classes is None:
+            raise ValueError(f"{store.path} has no classes, which training a classifier needs: {CLASS_FOLDERS}")
+        classes = len(store.classes)
+    check_pictures(model, store.shape, classes=classes)
+
+
+CLASS_FOLDERS = "prepare pictures whose folders are their classes, or a file that has labels"
+
+
+def check_frames(model: ModelConfig, shape: tuple[int, int]) -> None:
+    """Check that a model reads pairs of frames of a shape.
+
+    Raises:
+        ValueError: It reads others, or none.
+    """
+    match model:
+        case PerceiverIOConfig(input=InputConfig(features=FlowFeatures(shape=(_, rows, columns, _)))):
+            if (rows, columns) != tuple(shape):
+                raise ValueError(
+                    f"--data.shape {shape[0]} {shape[1]}, but the model reads frames of {rows} x {columns}: "
+                    "make them equal"
+                )
+            return
+    raise ValueError(f"a model of kind {model.kind!r} with this input reads no pairs of frames: choose another preset")
