@@ -52,7 +52,7 @@ def saved(tmp_path: Path) -> Path:
 def test_what_is_written_is_read_again(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
     again, tokenizer = read_huggingface(saved)
-    assert (again.config, tokenizer) == (CONFIG, "bytes")
+    assert (again.config, tokenizer) == (CONFIG, "masked_bytes")
     before = model().state_dict()
     assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
 

@@ -1,8 +1,6 @@
 """Perceivers of transformers: stored numbers of its models, and, where it is installed, models handed to and fro."""
 
 import dataclasses
-import json
-import os
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import perceivers
@@ -27,55 +24,14 @@ from perceivers.data.text import (
     encode_perceiver_text,
 )
 from perceivers.models import perceiver_published
-from perceivers.models.feature_config import FlowFeatures, PatchFeatures
-from perceivers.models.input_config import InputConfig
 from perceivers.models.output_config import AverageOutputConfig, GridHead, QueryOutputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
-from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
+from perceivers.models.perceiver_io import build_perceiver_io
 from perceivers.nn.images import neighbourhoods
 
 from .compared import Compared, given
-from .io_cases import DIRECTORY
+from .huggingface_cases import READS, cases, channels_last, reads_patches, saved
 from .official import Case
-
-
-def cases(kind: str) -> list[Case]:
-    """All cases of transformers of a kind."""
-    found = [Case(path) for path in sorted(DIRECTORY.glob("*.json"))]
-    found = [case for case in found if case.info["family"] == "hf_transformers"]
-    if unknown := {case.kind for case in found} - {"hf", "hf_tokenizer"}:
-        raise AssertionError(f"cases of an unknown kind: {unknown}")
-    if not (chosen := [case for case in found if case.kind == kind]):
-        raise FileNotFoundError(f"{DIRECTORY} has no reference cases (*.json) of transformers of kind {kind}")
-    return chosen
-
-
-def saved(case: Case, directory: Path) -> Path:
-    """The case's model as `save_pretrained` writes it."""
-    config = case.info["config"]["hf_config"]
-    values = case.info["full_hf_config"] | config | {"model_type": "perceiver", "transformers_version": "5.23.0"}
-    labels = {str(i): f"LABEL_{i}" for i in range(values.pop("num_labels", 2))}
-    values |= {"architectures": [case.info["config"]["class"]], "id2label": labels}
-    (directory / "config.json").write_text(json.dumps(values))
-    params = {name: torch.from_numpy(value.copy()) for name, value in case.tree("params/").items()}
-    save_file(params, directory / "model.safetensors")
-    return directory
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.movedim(-3, -1)
-
-
-def reads_patches(model: PerceiverIO) -> PerceiverIO:
-    """The same model of flow for what transformers reads: the 3 x 3 pixels around each pixel as 27 channels."""
-    config = model.config
-    assert config is not None
-    assert isinstance(config.input, InputConfig)
-    assert isinstance(config.input.features, FlowFeatures)
-    patches = PatchFeatures(shape=(2, *config.input.features.grid, 27), patch=1, time_patch=2, channels=64)
-    other = build_perceiver_io(dataclasses.replace(config, input=dataclasses.replace(config.input, features=patches)))
-    other.load_state_dict(model.state_dict())
-    return other.eval()
 
 
 @pytest.mark.parametrize("case", cases("hf"), ids=lambda case: case.path.stem)
@@ -85,7 +41,7 @@ def test_numbers(case: Case, tmp_path: Path) -> None:
     kind = case.info["config"]["inputs_kind"]
     size = tuple(case.arrays["in/inputs"].shape[-2:]) if kind == "image" else (224, 224)
     model, tokenizer = read_huggingface(saved(case, tmp_path), size=size)
-    assert tokenizer == {"tokens": "bytes", "multimodal": "films"}.get(kind, "pictures")
+    assert tokenizer == READS[case.info["config"]["class"]]
     compared, mask, points = Compared(case, torch.float32), None, None
     match kind:
         case "tokens":
@@ -165,7 +121,6 @@ SIZE = (17, 13)
 
 @pytest.fixture(scope="session")
 def transformers() -> ModuleType:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = pytest.importorskip("transformers", reason="needs the extra `hf`: pip install 'perceivers[hf]'")
@@ -180,7 +135,7 @@ def random_model(transformers: ModuleType, name: str, options: dict[str, Any]) -
     torch.manual_seed(7)
     model = getattr(transformers, name)(transformers.PerceiverConfig(**(TINY | options)))
     for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
-        tensor.data = (0.3 * torch.randn_like(tensor)).abs() if tensor.ndim < 1 else 0.3 * torch.randn_like(tensor)
+        tensor.data = 0.3 * torch.randn_like(tensor)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_var = 1 + torch.rand_like(norm.running_mean)
@@ -228,7 +183,8 @@ def test_both_ways(name: str, options: dict[str, Any], transformers: ModuleType,
     """A model of transformers opens here and answers alike; written again, it is the same there, tensor by tensor."""
     theirs = random_model(transformers, name, options)
     theirs.save_pretrained(tmp_path / "theirs")
-    ours, _ = read_huggingface(tmp_path / "theirs", size=SIZE)
+    ours, reads = read_huggingface(tmp_path / "theirs", size=SIZE)
+    assert reads == READS[name]
     assert_equal_answers(name, theirs, ours.eval())
 
     write_huggingface(ours, tmp_path / "ours")
@@ -241,7 +197,7 @@ def test_load_opens_a_model_of_transformers(transformers: ModuleType, tmp_path: 
     theirs = random_model(transformers, "PerceiverForMaskedLM", {})
     theirs.save_pretrained(tmp_path)
     loaded = perceivers.load(tmp_path)
-    assert loaded.tokenizer == "bytes"
+    assert loaded.tokenizer == "masked_bytes"
     assert_equal_answers("PerceiverForMaskedLM", theirs, loaded.model)
 
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")

@@ -31,7 +31,7 @@ class OfficialFlags:
     """Weights: .safetensors with names params/..., or a pickle of the official code; SOURCE.json has the arguments."""
     out: Positional[Path]
     """Directory to make."""
-    tokenizer: Literal["ids", "performance", "bytes", "copy", "pictures", "films"] = "ids"
+    tokenizer: Literal["ids", "performance", "bytes", "copy", "masked_bytes", "pictures", "frames", "films"] = "ids"
     """What the model's tokens stand for."""
 
 

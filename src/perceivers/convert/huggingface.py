@@ -18,7 +18,9 @@ from perceivers.convert.huggingface_config import FLOW_SCALE, MODEL_TYPE, SIZE, 
 from perceivers.convert.huggingface_export import config_to_huggingface
 from perceivers.convert.huggingface_names import Part, huggingface_names
 from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, replace_file, write_tensors
-from perceivers.models.output_config import GridHead
+from perceivers.models.feature_config import FlowFeatures, TokenFeatures
+from perceivers.models.input_config import MultimodalInputConfig
+from perceivers.models.output_config import GridHead, TiedHead
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
 
@@ -43,7 +45,9 @@ def is_huggingface(directory: Path) -> bool:
 def read_huggingface(
     directory: Path, *, size: tuple[int, int] = SIZE, flow_scale: float = FLOW_SCALE
 ) -> tuple[PerceiverIO, str]:
-    """The model in `directory`, in float32, and the name of what it reads: "bytes", "pictures" or "films".
+    """The model in `directory`, in float32, and the name of what it reads.
+
+    That is "masked_bytes", "labelled_bytes" (text classifiers), "pictures", "frames" (flow) or "films".
 
     Args:
         directory: With config.json and model.safetensors or, of old, pytorch_model.bin. Of that, tensors are read
@@ -70,9 +74,21 @@ def read_huggingface(
         raise ValueError(f"{weights}: {error}") from error
     model = build_perceiver_io(config)
     model.load_state_dict(state)
-    kinds = {"tokens": "bytes", "multimodal": "films"}
-    kind = config.input.kind if config.input.kind == "multimodal" else config.input.features.kind
-    return model, kinds.get(kind, "pictures")
+    return model, _reads(config)
+
+
+def _reads(config: PerceiverIOConfig) -> str:
+    """What a model reads, in the words of training here."""
+    if isinstance(config.input, MultimodalInputConfig):
+        return "films"
+    match config.input.features:
+        case TokenFeatures():
+            tied = isinstance(getattr(config.output, "head", None), TiedHead)
+            return "masked_bytes" if tied else "labelled_bytes"
+        case FlowFeatures():
+            return "frames"
+        case _:
+            return "pictures"
 
 
 def _read_old(path: Path) -> dict[str, Tensor]:
