@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perceivers.classifier import PerceiverClassifier
     from perceivers.generate.config import DecodingConfig, SamplingConfig
     from perceivers.generate.loaded import Loaded, load
     from perceivers.models.build import build
@@ -26,12 +27,13 @@ _HOMES = {
     "Loaded": "generate.loaded",
     "PerceiverAR": "models.perceiver_ar",
     "PerceiverARConfig": "models.perceiver_ar_config",
+    "PerceiverClassifier": "classifier",
     "SamplingConfig": "generate.config",
     "build": "models.build",
     "load": "generate.loaded",
 }
 
-__all__ = ["DecodingConfig", "Loaded", "PerceiverAR", "PerceiverARConfig", "SamplingConfig", "build", "load"]
+__all__ = ["DecodingConfig", "Loaded", "PerceiverAR", "PerceiverARConfig", "PerceiverClassifier", "SamplingConfig", "build", "load"]
 
 
 def __getattr__(name: str) -> Any:

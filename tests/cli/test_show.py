@@ -13,13 +13,18 @@ from perceivers.models.input_config import InputConfig
 from perceivers.models.output_config import AverageOutputConfig, GridQueries, QueryOutputConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
-from perceivers.presets import PRESETS
+from perceivers.presets import PRESETS, preset
 from perceivers.train.metrics import read_metrics
 
 from .conftest import Command
 
 
-@pytest.mark.parametrize("name", PRESETS)
+TRACED = [name for name in PRESETS if preset(name).model.kind != "perceiver_ar"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TRACED else []) for name in PRESETS]
+)
 def test_every_preset(command: Command, name: str) -> None:
     done = command("show", name)
     assert done.code == 0

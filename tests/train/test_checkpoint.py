@@ -93,8 +93,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     save(tmp_path, 2)
     write = hub.save_file
 
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        write(tensors, path)
+    def full(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        write(tensors, path, metadata)
         if path.name == "optimizer.safetensors":
             raise OSError(errno.ENOSPC, "No space left on device")
 

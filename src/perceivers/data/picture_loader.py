@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from perceivers.data.loader import ROW, epoch_order, prefetch, rank_rows
@@ -111,8 +111,10 @@ def picture_batches(
         yield _batch(split, config, units, rngs, training=False)
 
 
-def scaled(pixels: UInt8[np.ndarray, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Pixels 0..255 as numbers in -1..1."""
+def scaled(pixels: UInt8[np.ndarray, "*shape"] | Float32[np.ndarray, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Pixels 0..255 as numbers in -1..1; other numbers as they are."""
+    if pixels.dtype == np.float32:
+        return torch.from_numpy(pixels)
     return torch.from_numpy(pixels.astype(np.float32)).div_(127.5).sub_(1)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged
 from perceivers.data.new_directory import NewDirectory, write_synced
@@ -31,7 +31,9 @@ HEADER, PIXELS, LABELS = "header.json", ".pixels", ".labels"
 CHECKSUM_LIMIT = 2**30
 """Stores below this many bytes have their checksums verified whenever they are opened."""
 
-Arrays = tuple[UInt8[np.ndarray, "pictures rows columns channels"], Int64[np.ndarray, " labels"] | None]
+Pixels = UInt8[np.ndarray, "pictures rows columns channels"] | Float32[np.ndarray, "pictures rows columns channels"]
+
+Arrays = tuple[Pixels, Int64[np.ndarray, " labels"] | None]
 """Pixels and labels."""
 
 
@@ -40,7 +42,7 @@ class PictureSplit:
     """The pictures of one split; `len(split)` counts them."""
 
     name: str
-    pixels: UInt8[np.ndarray, "pictures rows columns channels"]
+    pixels: Pixels
     labels: Int64[np.ndarray, " pictures"] | None
     """The class of each, counted from 0; None where nothing is known."""
 
@@ -91,7 +93,8 @@ class PictureStore:
         """A store of arrays, with the fingerprint that it would have on disk.
 
         Args:
-            splits: Pixels and labels by the split's name, usually "train", "validation", "test".
+            splits: Pixels and labels by the split's name, usually "train", "validation", "test". Pixels may be float32,
+                too; they then reach models as they are.
             classes: Names of the labels 0, 1, ...; None where there are no labels.
             source: Noted in the header.
 
@@ -102,7 +105,7 @@ class PictureStore:
         shape, records, arrays = None, {}, {}
         for name, (pixels, labels) in splits.items():
             shape = pixels.shape[1:] if shape is None else shape
-            _check_pictures(name, pixels, labels, shape=shape, classes=names)
+            _check_pictures(name, pixels, labels, shape=shape, classes=names, dtypes=(np.uint8, np.float32))
             arrays[name] = PictureSplit(name, pixels, labels)
             data = {PIXELS: np.ascontiguousarray(pixels)}
             if labels is not None:
@@ -305,8 +308,9 @@ def _check_pictures(
     *,
     shape: tuple[int, ...],
     classes: tuple[str, ...] | None,
+    dtypes: tuple[type, ...] = (np.uint8,),
 ) -> None:
-    if pixels.ndim != 4 or pixels.dtype != np.uint8 or pixels.shape[1:] != shape or len(pixels) == 0:
+    if pixels.ndim != 4 or pixels.dtype not in dtypes or pixels.shape[1:] != shape or len(pixels) == 0:
         raise ValueError(
             f"split {split!r}: got {pixels.dtype} of shape {pixels.shape}, needs one or more pictures of "
             f"rows x columns x channels = {' x '.join(map(str, shape))}, as uint8"

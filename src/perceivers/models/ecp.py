@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perceivers.models.ecp_config import ECPConfig
-from perceivers.models.perceiver_ar import truncated_normal
 from perceivers.nn.attention import attend
 from perceivers.nn.blocks import FeedForward
 from perceivers.nn.dropout import Dropout
+from perceivers.nn.initial import truncated_normal, variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, align_right, length_mask
 from perceivers.nn.positions import Rotation
@@ -51,7 +51,7 @@ class ECP(nn.Module):
         """Fresh weights, as those of `PerceiverAR`: truncated normals, and an output layer of zeros."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                truncated_normal(module.weight, std=module.in_features**-0.5 / 0.87962566103423978)
+                variance_scaling(module.weight, module.in_features)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         truncated_normal(self.token_embedding.weight, std=1.0)

@@ -12,7 +12,6 @@ rows of the batch wherever attention is computed.
 Source: google-deepmind/hierarchical_perceiver.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -24,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.hip_groups import GroupLayout
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock
+from perceivers.nn.initial import variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
 
@@ -339,10 +339,3 @@ def check_inputs(inputs: Mapping[str, Tensor], expected: DataSet, masked: Mappin
             raise ValueError(f"masked[{modality.name!r}] has shape {list(hidden.shape)}, expected is {list(shape[:2])}")
         if not isinstance(x, FakeTensor) and not (finite := x.isfinite()).all():  # a traced input has no values
             raise ValueError(f"{modality.name}: {int((~finite).sum())} of {x.numel()} values are NaN or infinite")
-
-
-def variance_scaling(weight: Tensor, inputs: int) -> None:
-    """Fill with a normal cut at two standard deviations, whose variance is then 1 / `inputs`."""
-    # 0.8796 is the standard deviation of a unit normal cut at two.
-    std = 1 / math.sqrt(inputs) / 0.87962566103423978
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

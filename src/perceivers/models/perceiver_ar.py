@@ -21,6 +21,7 @@ from perceivers.models.perceiver_ar_config import (
     RotaryPositions,
 )
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock, activate
+from perceivers.nn.initial import truncated_normal, variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
 from perceivers.nn.positions import PositionTables, Rotation, fourier_table, sinusoidal_table
@@ -69,7 +70,7 @@ class PerceiverAR(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 # 0.8796 is the standard deviation of a unit normal cut at two.
-                truncated_normal(module.weight, std=module.in_features**-0.5 / 0.87962566103423978)
+                variance_scaling(module.weight, module.in_features)
                 nn.init.zeros_(module.bias)
         truncated_normal(self.token_embedding.weight, std=1.0)
         if self.config.zero_logits:
@@ -303,11 +304,6 @@ def position_tables(config: PerceiverARConfig) -> PositionTables | None:
 
 
 @torch.no_grad()
-def truncated_normal(tensor: Tensor, *, std: float) -> Tensor:
-    """Fill with a normal of `std`, cut at two of them."""
-    return nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
-
-
 def latent_steps(lengths: Int[Tensor, " batch"], num_latents: int) -> Int[Tensor, "batch latents"]:
     """Column of each latent in its right-padded row; negative where the row is too short for it."""
     return lengths[:, None] + torch.arange(-num_latents, 0, device=lengths.device)

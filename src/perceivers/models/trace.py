@@ -3,7 +3,6 @@
 For families whose cost is not written down as formulas in `perceivers.models.cost`, which asks here.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -11,12 +10,7 @@ from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    FakeCopyMode,
-    FakeTensorMode,
-    unset_fake_temporarily,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from perceivers.models.build import build
@@ -88,8 +82,9 @@ def forward_flops(config: TracedConfig, *, training: bool = False) -> int:
     Pairs that a mask hides are counted as well, as far as the readable attention computes them.
     """
     readable = _readable(config)
-    with SHAPES, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _call(_model(readable).train(training), readable, example(readable, 1))
+    model = _model(readable).train(training)
+    with SHAPES, FlopCounterMode(display=False) as counter:
+        _call(model, readable, example(readable, 1))
     return counter.get_total_flops()
 
 
@@ -118,8 +113,8 @@ def kept(config: TracedConfig, *, rows: int, bfloat16: bool) -> Kept:
         saved[tensor.untyped_storage()._cdata] = tensor  # views of one storage count once
         return tensor
 
+    model = _model(config).train()
     with SHAPES:
-        model = _model(config).train()
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
@@ -133,14 +128,10 @@ def kept(config: TracedConfig, *, rows: int, bfloat16: bool) -> Kept:
 @lru_cache(maxsize=4)
 def _model(config: TracedConfig) -> nn.Module:
     """A model that holds no numbers."""
+    with torch.device("meta"):
+        model = build(config)
     with SHAPES:
-        try:
-            return build(config)
-        except DataDependentOutputException:  # a module looks at the numbers of its tables: make it with numbers
-            with unset_fake_temporarily():
-                model = build(config)
-            with FakeCopyMode(SHAPES):
-                return copy.deepcopy(model)
+        return model.to_empty(device="cpu")
 
 
 def _call(model: nn.Module, config: TracedConfig, inputs: Tensor | dict[str, Tensor]) -> object:

@@ -37,6 +37,7 @@ def train(
     evaluate: Hook | None = None,
     sample: Hook | None = None,
     tensorboard: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Train as `config` says and leave the model in `out`.
 
@@ -49,6 +50,7 @@ def train(
         evaluate: Called every `eval_every` steps and at the end.
         sample: Called every `sample_every` steps.
         tensorboard: Write TensorBoard events too.
+        progress: Show a bar with ETA.
 
     Raises:
         ValueError: Configuration, data and directory don't fit each other.
@@ -58,7 +60,7 @@ def train(
     run = start(config, out, store=store, init=init, resume=resume, tensorboard=tensorboard)
     state, batches = run.state, run.loader.iterate(run.state.step * config.accumulate)
     started, minutes_before = time.monotonic(), state.minutes
-    with closing(run.log), closing(batches), _progress_bar(run) as bar:
+    with closing(run.log), closing(batches), _progress_bar(run, progress) as bar:
         try:
             while run.share_done < 1:
                 values = train_step(run, batches)
@@ -166,8 +168,9 @@ def _look(run: Run, hook: Hook, bar: tqdm) -> None:
         bar.write(f"step {run.state.step}  {shown}")
 
 
-def _progress_bar(run: Run) -> tqdm:
+def _progress_bar(run: Run, shown: bool) -> tqdm:
     return tqdm(
+        disable=not shown,
         total=1.0,
         initial=run.share_done,
         desc=f"training {run.out}",

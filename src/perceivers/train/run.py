@@ -8,7 +8,8 @@ import yaml
 from torch import nn
 
 from perceivers.device import pick_device
-from perceivers.hub import WEIGHTS, load_weights, read_model, replace_file, write_model
+from perceivers.generate.loaded import open_model
+from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
 from perceivers.models.build import build
 from perceivers.records import to_dict
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
@@ -67,7 +68,7 @@ def start(
     torch.manual_seed(config.seed)
     model = build(config.model)
     if init is not None and not found:
-        initial, initial_tokenizer = read_model(init)
+        initial, initial_tokenizer = open_model(init)
         if initial_tokenizer != tokenizer:
             raise ValueError(f"{init} was trained on {initial_tokenizer!r} tokens, the data has {tokenizer!r}")
         load_weights(model, initial.state_dict(), source=str(init))

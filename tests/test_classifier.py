@@ -1,0 +1,74 @@
+"""Small data that any classifier can learn; scikit-learn's own checks take longer."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="PerceiverClassifier is for users of scikit-learn: pip install 'perceivers[sklearn]'")
+
+import perceivers
+from perceivers.classifier import PerceiverClassifier
+
+
+def small(**changes) -> PerceiverClassifier:
+    return PerceiverClassifier(**{"num_latents": 5, "dim": 16, "blocks": 1, "random_state": 0, **changes})
+
+
+def blobs(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.array(["ash", "oak", "yew"])[rng.integers(3, size=count)]
+    centres = {"ash": (3, 0, 0, 5, 1), "oak": (0, 3, 0, 5, 1), "yew": (0, 0, 3, 5, 1)}
+    return np.array([centres[label] for label in labels]) + rng.normal(size=(count, 5)), labels
+
+
+def test_it_learns_rows_of_features() -> None:
+    classifier = small(max_steps=150, batch_size=32).fit(*blobs(200, seed=0))
+    X, y = blobs(101, seed=1)
+    assert classifier.classes_.tolist() == ["ash", "oak", "yew"]
+    assert classifier.score(X, y) > 0.85
+    probabilities = classifier.predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert (classifier.predict(X) == classifier.classes_[probabilities.argmax(1)]).all()
+
+
+def test_it_learns_pictures() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(97, 5, 7))
+    y = rng.integers(2, size=97)
+    X[y == 1, 1:3, 2:4] += 4
+    classifier = small(max_steps=100, batch_size=32).fit(X, y)
+    assert classifier.score(X, y) > 0.9
+    with pytest.raises(ValueError, match=r"input has shape .*, but this model reads \[batch, 5, 7, 1\]"):
+        classifier.predict(X[:, :, :5])
+
+
+def test_equal_seeds_give_equal_models() -> None:
+    X, y = blobs(31, seed=0)
+    first, second, third = (small(max_steps=3, random_state=seed).fit(X, y).predict_proba(X) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first, third)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        ([[0.0, np.nan], [1.0, 2.0]], [0, 1], "contains NaN"),
+        ([[0.0, 1.0], [1.0, 2.0]], [0, 1, 2], "inconsistent numbers of samples"),
+        ([[0.0, 1.0], [1.0, 2.0]], [0.5, 1.7], "Unknown label type"),
+    ],
+)
+def test_bad_arrays(X: list, y: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(max_steps=1).fit(X, y)
+
+
+def test_it_is_a_public_name() -> None:
+    assert perceivers.PerceiverClassifier is PerceiverClassifier
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+def test_what_scikit_learn_expects_of_an_estimator() -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
+    check_estimator(small(max_steps=150, batch_size=32))
