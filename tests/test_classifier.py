@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", reason="PerceiverClassifier is for users of scikit-learn: pip install 'perceivers[sklearn]'")
+pytest.importorskip(
+    "sklearn", reason="PerceiverClassifier is for users of scikit-learn: pip install 'perceivers[sklearn]'"
+)
 
 import perceivers
 from perceivers.classifier import PerceiverClassifier

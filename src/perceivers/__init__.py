@@ -17,23 +17,50 @@ if TYPE_CHECKING:
     from perceivers.generate.config import DecodingConfig, SamplingConfig
     from perceivers.generate.loaded import Loaded, load
     from perceivers.models.build import build
+    from perceivers.models.ecp import ECP
+    from perceivers.models.ecp_config import ECPConfig
+    from perceivers.models.hip import HiP
+    from perceivers.models.hip_config import HiPConfig
     from perceivers.models.perceiver_ar import PerceiverAR
     from perceivers.models.perceiver_ar_config import PerceiverARConfig
+    from perceivers.models.perceiver_config import PerceiverIOConfig
+    from perceivers.models.perceiver_io import PerceiverIO
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "DecodingConfig": "generate.config",
+    "ECP": "models.ecp",
+    "ECPConfig": "models.ecp_config",
+    "HiP": "models.hip",
+    "HiPConfig": "models.hip_config",
     "Loaded": "generate.loaded",
     "PerceiverAR": "models.perceiver_ar",
     "PerceiverARConfig": "models.perceiver_ar_config",
     "PerceiverClassifier": "classifier",
+    "PerceiverIO": "models.perceiver_io",
+    "PerceiverIOConfig": "models.perceiver_config",
     "SamplingConfig": "generate.config",
     "build": "models.build",
     "load": "generate.loaded",
 }
 
-__all__ = ["DecodingConfig", "Loaded", "PerceiverAR", "PerceiverARConfig", "PerceiverClassifier", "SamplingConfig", "build", "load"]
+__all__ = [
+    "ECP",
+    "DecodingConfig",
+    "ECPConfig",
+    "HiP",
+    "HiPConfig",
+    "Loaded",
+    "PerceiverAR",
+    "PerceiverARConfig",
+    "PerceiverClassifier",
+    "PerceiverIO",
+    "PerceiverIOConfig",
+    "SamplingConfig",
+    "build",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

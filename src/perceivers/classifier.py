@@ -8,8 +8,8 @@
 Needs the extra `sklearn`.
 """
 
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,9 @@ class PerceiverClassifier(ClassifierMixin, BaseEstimator):
 
     def _config(self, shape: tuple[int, ...], seed: int) -> TrainConfig:
         rows, columns, channels = shape
-        positions = LearnedPositions(channels=32 - channels % 2, init_std=1.0) if rows == 1 else FourierPositions(bands=6)
+        positions = (
+            LearnedPositions(channels=32 - channels % 2, init_std=1.0) if rows == 1 else FourierPositions(bands=6)
+        )
         model = PerceiverIOConfig(
             input=InputConfig(features=PixelFeatures(shape=(rows, columns, channels)), positions=positions),
             encoder=EncoderConfig(

@@ -68,7 +68,10 @@ def test_preset_goes_before_a_directory_of_its_name(tmp_path: Path, monkeypatch:
         ("- 1", "must hold names and values"),
         ("", "must hold names and values"),
         ("max_steps: 9", "neither a line `preset: NAME` nor a whole configuration"),
-        ("model: {kind: ecp, dimm: 3}\ndata: {}", "mine.yaml: model.dimm: no such field of ECPConfig; did you mean 'dim'"),
+        (
+            "model: {kind: ecp, dimm: 3}\ndata: {}",
+            "mine.yaml: model.dimm: no such field of ECPConfig; did you mean 'dim'",
+        ),
         ("model: {kind: ecp, dim: 3.5}\ndata: {}", "mine.yaml: model.dim: got 3.5, needs int"),
     ],
 )

@@ -18,7 +18,6 @@ from perceivers.train.metrics import read_metrics
 
 from .conftest import Command
 
-
 TRACED = [name for name in PRESETS if preset(name).model.kind != "perceiver_ar"]
 
 

@@ -52,6 +52,11 @@ def test_sampling_that_makes_no_sense(values: dict[str, Any], message: str) -> N
         ),
         ({"refill": 11, "num_latents": 7}, "refill=11 must be less than num_latents=7"),
         ({"prompt_latents": 0}, "prompt_latents=0 must be at least 1; None takes as many as refill"),
+        ({"prompt_latents": 8, "num_latents": 7}, "prompt_latents=8 must be at most num_latents=7"),
+        ({"cached": False, "refill": 3}, "refill=3 is for kept keys and values, and cached=False keeps none"),
+        ({"cached": False, "prompt_latents": 3}, "prompt_latents=3 is for kept keys"),
+        ({"cached": False, "cache_dtype": "float32"}, "cache_dtype=float32 is for kept keys"),
+        ({"cached": False, "compiled": True}, "compiled=True is for kept keys"),
     ],
 )
 def test_decoding_that_makes_no_sense(values: dict[str, Any], message: str) -> None:
@@ -71,7 +76,8 @@ def test_the_ends_of_what_is_allowed() -> None:
     SamplingConfig(temperature=0.0, top_k=1, top_p=1.0, min_p=0.0, repetition_penalty=1e-9)
     SamplingConfig(temperature=1e9, top_p=1e-9, min_p=0.999, repetition_penalty=1e9)
     DecodingConfig(num_latents=1, prompt_latents=1)
-    DecodingConfig(num_latents=2, refill=1, cached=False, cache_dtype="bfloat16")
+    DecodingConfig(num_latents=2, refill=1, prompt_latents=2, cache_dtype="bfloat16")
+    DecodingConfig(num_latents=2, cached=False)
     DecodingConfig(refill=7, cache_dtype="float32")  # how many latents there are only the model knows
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from perceivers.data.batch import EOS, PAD, SOS
+from perceivers.data.batch import EOS, NUM_SPECIAL, PAD, SOS
 from perceivers.generate import decode as module
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.decode import Step, decode, longest_prompt
@@ -191,6 +191,17 @@ class Parity:
         assert not self.asked or list(ids[:-1]) == self.asked[-1]
         self.asked.append(list(ids))
         return np.arange(14) % 2 == len(ids) % 2
+
+
+def test_a_constraint_that_allows_nothing() -> None:
+    """Ends the row where it may end, and is an error where it may not."""
+
+    def nothing(ids: list[int]) -> np.ndarray:
+        return np.zeros(CONFIG.vocab_size - NUM_SPECIAL, bool)
+
+    assert list(decode(fresh(CONFIG), [[SOS]], max_tokens=3, constraint=lambda: nothing)) == []
+    with pytest.raises(ValueError, match="the constraint allows no id after the 0 so far"):
+        list(decode(fresh(CONFIG), [[SOS]], max_tokens=3, constraint=lambda: nothing, stop_at_eos=False))
 
 
 def test_each_row_has_its_own_constraint(monkeypatch: pytest.MonkeyPatch) -> None:

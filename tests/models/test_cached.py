@@ -56,7 +56,10 @@ def full(model: PerceiverAR, row: list[int], *, seq_len: int, num_latents: int) 
 
 
 def largest_error(run: CachedPerceiverAR, prompts: list[list[int]], *, tokens: int, samples: int = 1) -> float:
-    """Difference from full passes with the same latents over the same input, while random tokens are added."""
+    """Difference from full passes with the same latents over the same input, while random tokens are added.
+
+    Looked for at every second step, which meets rebuilds at all distances.
+    """
     rows = [list(prompt) for prompt in prompts for _ in range(samples)]
     generator = torch.Generator().manual_seed(1)
     logits = run.start(prompts, max_tokens=tokens, samples=samples)
@@ -64,9 +67,10 @@ def largest_error(run: CachedPerceiverAR, prompts: list[list[int]], *, tokens: i
     for step in range(tokens):
         seq_len = run.end + run.shared_end - run.shared_start
         assert seq_len <= run.config.max_seq_len
-        for got, row in zip(logits, rows, strict=True):
-            expected = full(run.model, row, seq_len=seq_len, num_latents=latents)
-            worst = max(worst, float((got - expected).abs().max()))
+        if step % 2 == 0:
+            for got, row in zip(logits, rows, strict=True):
+                expected = full(run.model, row, seq_len=seq_len, num_latents=latents)
+                worst = max(worst, float((got - expected).abs().max()))
         if step == tokens - 1:
             return worst
         new = torch.randint(3, 17, (len(rows),), generator=generator)
@@ -77,8 +81,7 @@ def largest_error(run: CachedPerceiverAR, prompts: list[list[int]], *, tokens: i
     raise AssertionError
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("name", "samples"), [("rotary", 1), ("rotary", 3), *((name, 2) for name in VARIANTS)])
 def test_kept_keys_give_what_full_passes_give(name: str, samples: int) -> None:
     """Through six rebuilds, with rows of different lengths; all but one variant also past the model's input length."""
     run = CachedPerceiverAR(fresh(VARIANTS[name]), refill=3, prompt_latents=2)

@@ -178,7 +178,9 @@ def test_memory_runs_out(
         raise shortage
 
     monkeypatch.setattr(loop, "objective_loss", fail)
-    with pytest.raises(TrainingError, match=r"out of memory at step 0: lower --data.batch-size .*, or make the model smaller"):
+    with pytest.raises(
+        TrainingError, match=r"out of memory at step 0: lower --data.batch-size .*, or make the model smaller"
+    ):
         train(tiny(), tmp_path / "run", store=store)
 
 

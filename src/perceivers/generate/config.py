@@ -54,7 +54,7 @@ class DecodingConfig:
     prompt_latents: int | None = None
     """Latents that a prompt starts with: 1 as in the reference; None = as many as `refill`."""
     cached: bool = True
-    """Keep keys and values; without, every token takes a full forward pass."""
+    """Keep keys and values from token to token; turned off, every token takes a full forward pass."""
     cache_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of keys and values that are kept; auto = the model's."""
     compiled: bool = False
@@ -74,3 +74,13 @@ class DecodingConfig:
             raise ValueError(f"prompt_latents={self.prompt_latents} must be at least 1; None takes as many as refill")
         if self.cache_dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"cache_dtype={self.cache_dtype!r} must be 'auto', 'float32' or 'bfloat16'")
+        if self.num_latents is not None and (self.prompt_latents or 0) > self.num_latents:
+            raise ValueError(f"prompt_latents={self.prompt_latents} must be at most num_latents={self.num_latents}")
+        if not self.cached:
+            self._check_uncached()
+
+    def _check_uncached(self) -> None:
+        usual = DecodingConfig()
+        for name in ("refill", "prompt_latents", "cache_dtype", "compiled"):
+            if (value := getattr(self, name)) != getattr(usual, name):
+                raise ValueError(f"{name}={value} is for kept keys and values, and cached=False keeps none: drop one")

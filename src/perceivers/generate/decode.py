@@ -116,7 +116,7 @@ def decode(
 
     Raises:
         ValueError: A prompt is empty, has unknown ids, or runs past a position table; numbers that don't fit; a model
-            that predicts no next tokens.
+            that predicts no next tokens; while tokens are drawn: a constraint that allows none.
     """
     config = _sequence_model(model).config
     if not prompts or samples < 1:
@@ -180,8 +180,14 @@ class _Rows:
         """The next token of each row: for the model, and for who asked."""
         if self.constraints is not None:
             for row, (constraint, ids) in enumerate(zip(self.constraints, self.raw, strict=True)):
-                if not self.ended[row]:
-                    self.allowed[row, NUM_SPECIAL:] = torch.from_numpy(constraint(ids)).to(logits.device)
+                if self.ended[row]:
+                    continue
+                self.allowed[row, NUM_SPECIAL:] = torch.from_numpy(constraint(ids)).to(logits.device)
+                if not self.allowed[row].any():
+                    raise ValueError(
+                        f"the constraint allows no id after the {len(ids)} so far, and the row may not end: "
+                        "let it allow one, or stop_at_eos=True"
+                    )
         tokens = sample(logits, self.sampling, allowed=self.allowed, generators=self.generators, seen=self.seen)
         log_probs = log_probabilities(logits, tokens).tolist()
         if self.seen is not None:

@@ -289,6 +289,8 @@ class TokenFeatures:
     """Length of every input, padding included."""
     dim: int = 768
     """Channels of a token."""
+    init_std: float = 1.0
+    """Of the first embeddings. Positions that are added to them start at a size of their own."""
 
     def __post_init__(self) -> None:
         positive(self, "vocab_size", "seq_len", "dim")

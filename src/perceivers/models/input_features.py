@@ -46,7 +46,7 @@ def build_features(config: Features) -> nn.Module:
         case MelFeatures():
             return LogMel(sample_rate=config.sample_rate, window=config.window, hop=config.hop, bands=config.bands)
         case TokenFeatures():
-            return TokenEmbedding(config.vocab_size, config.dim)
+            return TokenEmbedding(config.vocab_size, config.dim, std=config.init_std)
         case PointFeatures():
             return PointChannels(config.axes)
         case VectorFeatures():
@@ -159,10 +159,10 @@ class AudioPatches(nn.Module):
 class TokenEmbedding(nn.Module):
     """A vector for each token."""
 
-    def __init__(self, vocab_size: int, dim: int) -> None:
+    def __init__(self, vocab_size: int, dim: int, *, std: float) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.empty(vocab_size, dim))
-        truncated_normal(self.table, std=1.0)
+        truncated_normal(self.table, std=std)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n dim"]:
         """Look up.

@@ -6,7 +6,7 @@ For families whose cost is not written down as formulas in `perceivers.models.co
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +43,11 @@ def example(config: TracedConfig, rows: int) -> Tensor | dict[str, Tensor]:
             return torch.zeros(rows, config.max_seq_len, dtype=torch.long)
         case HiPConfig():
             return {m.name: torch.zeros(rows, m.positions, m.channels) for m in largest(config).modalities}
-        case PerceiverIOConfig(input=InputConfig() as source):
-            return _modality(source, rows)
         case PerceiverIOConfig(input=MultimodalInputConfig(modalities=modalities)):
             return {m.name: _modality(m.input, rows) for m in modalities}
-        case _:
-            assert_never(config)
+        case PerceiverIOConfig(input=source):
+            assert isinstance(source, InputConfig)
+            return _modality(source, rows)
 
 
 def largest(config: HiPConfig) -> DataSet:

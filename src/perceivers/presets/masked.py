@@ -10,15 +10,17 @@ from perceivers.train.config import CrossEntropy, OptimConfig, TrainConfig
 
 def masked_small() -> TrainConfig:
     """Masked bytes of text, 256 at a time: the published language model made small enough for two cores."""
-    positions = LearnedPositions(channels=192)
+    positions = LearnedPositions(channels=192, init_std=0.1)
     return TrainConfig(
         model=PerceiverIOConfig(
-            input=InputConfig(features=TokenFeatures(seq_len=256, dim=192), positions=positions, combine="add"),
+            input=InputConfig(
+                features=TokenFeatures(seq_len=256, dim=192, init_std=0.1), positions=positions, combine="add"
+            ),
             encoder=EncoderConfig(
-                num_latents=96,
-                dim=256,
+                num_latents=128,
+                dim=192,
                 blocks=1,
-                depth=6,
+                depth=4,
                 heads=8,
                 cross_heads=8,
                 cross_channels="latent",
