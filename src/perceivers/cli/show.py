@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> int:
         return 0
     if (place / CONFIG).is_file():
         config = read_config(place / CONFIG)
-        sections = [describe_model(config.model), describe_training(config), describe_run(place)]
+        sections = [describe_model(config.model), describe_training(config), describe_run(place, config.targets)]
     else:
         model, tokenizer = read_model_config(place)
         sections = [describe_model(model), f"reads {tokenizer!r} tokens; how it was trained is not on record"]
@@ -171,8 +171,8 @@ def _rows(config: TrainConfig) -> str:
             return config.data.kind
 
 
-def describe_run(run: Path) -> str:
-    """What a run has seen and how far it is."""
+def describe_run(run: Path, targets: str) -> str:
+    """What a run has seen, how many `targets` for one, and how far it is."""
     from perceivers.train.metrics import read_metrics
 
     facts = [("data", _data(run))]
@@ -181,10 +181,11 @@ def describe_run(run: Path) -> str:
     for row in rows:
         done |= {name: value for name, value in row.items() if value is not None}
     if "tokens" in done:
-        facts.append(("done", f"{done['step']:,} steps, {done['tokens']:,} tokens, {done['minutes']:.1f} minutes"))
+        facts.append(("done", f"{done['step']:,} steps, {done['tokens']:,} {targets}, {done['minutes']:.1f} minutes"))
     else:
         facts.append(("done", "no step on record"))
-    facts += [(name, f"{done[name]:.4f} (last)") for name in ("train/nats", "validation/nats") if name in done]
+    scores = [name for name in done if name.startswith("validation/")]
+    facts += [(name, f"{done[name]:.4f} (last)") for name in ("train/nats", *scores) if name in done]
     if not (run / "model.safetensors").exists():
         facts.append(("weights", "none saved yet"))
     return table(facts)
@@ -196,10 +197,10 @@ def _data(run: Path) -> str:
         return "made as it is needed"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        splits = ", ".join(
-            f"{name} {split['documents']:,} documents, {split['tokens']:,} tokens"
-            for name, split in record["splits"].items()
+        splits = "; ".join(
+            f"{name} " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+            for name, counts in record["splits"].items()
         )
         return f"{record['path']} ({record['tokenizer']}, {record['fingerprint']}): {splits}"
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error

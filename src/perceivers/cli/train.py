@@ -23,15 +23,6 @@ from it, or a run directory, for the settings of that run. Flags change them; th
     perceivers train runs/a --resume --max-steps 50000
 """
 
-TARGETS = {
-    "tokens": "tokens",
-    "copy": "tokens",
-    "masked_text": "masked bytes",
-    "pictures": "pictures",
-    "warps": "pixels",
-}
-"""What a run counts, by the kind of its data."""
-
 NEXT = {
     "performance": ("perceivers generate {run} --out {run}/new.mid --out {run}/new.wav",),
     "bytes": ("perceivers generate {run}",),
@@ -154,7 +145,7 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
             print("\nstopped before anything was saved", file=sys.stderr)
         return 130
     state = finished.state
-    print(f"{out}: {state.step:,} steps, {state.tokens:,} {TARGETS[config.data.kind]}, {state.minutes:.1f} minutes")
+    print(f"{out}: {state.step:,} steps, {state.tokens:,} {config.targets}, {state.minutes:.1f} minutes")
     print(f"  {out}/model.safetensors, config.json   the model")
     print(f"  {out}/metrics.jsonl                    its numbers, step by step")
     if any((out / "samples").glob("*")):

@@ -119,6 +119,13 @@ class TrainConfig:
     sample_tokens: int = 512
     """Tokens of a sample."""
 
+    @property
+    def targets(self) -> str:
+        """What a run counts: things that get a loss, in the plural."""
+        names = {"masked_text": "masked bytes", "pictures": "pictures", "warps": "pixels"}
+        hides = isinstance(self.objective, Reconstruction)
+        return "hidden numbers" if hides else names.get(self.data.kind, "tokens")
+
     def __post_init__(self) -> None:
         for name in ("max_steps", "accumulate", "log_every", "save_every", "eval_tokens", "sample_tokens"):
             if (value := getattr(self, name)) < 1:
