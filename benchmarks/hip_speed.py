@@ -1,0 +1,82 @@
+"""What groups save: `python benchmarks/hip_speed.py [--quick] [--json FILE]`.
+
+HiP-Mini beside the smallest Perceiver IO of the same authors, which reads the same inputs as one group, at more and
+more inputs: milliseconds and bytes of one training pass (forward and backward), batch 1, float32, on the CPU. Both run
+in turns, and each ratio is taken inside a round; the table has the median of the rounds, the lowest and the highest.
+Bytes are what autograd keeps, counted without running anything (`perceivers.models.trace`). Nothing else should run
+beside it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from perceivers.models.build import build
+from perceivers.models.hip_config import DataSet, HiPConfig, Modality, hip_mini, io_mini
+from perceivers.models.trace import kept
+from sampling import machine
+from sampling_timing import Row, Task, in_turns, timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large everything is."""
+
+    inputs: tuple[int, ...]
+    rounds: int
+
+
+FULL = Scale(inputs=tuple(2**n for n in range(14, 19)), rounds=3)
+QUICK = Scale(inputs=(64, 128), rounds=2)
+
+
+def training_pass(config: HiPConfig, inputs: int) -> Task:
+    """Reconstruct random inputs, and the gradients of that."""
+    torch.manual_seed(0)
+    model, x = build(config).train(), torch.randn(1, inputs, 3)
+
+    def run() -> None:
+        model.zero_grad()
+        (model({"x": x})["x"] - x).square().sum().backward()
+
+    return timed(run)
+
+
+def compare(scale: Scale, inputs: int) -> Iterator[Row]:
+    """Rows of the table for one length."""
+    data_sets = (DataSet(name="all", modalities=(Modality(name="x", positions=inputs, channels=3),)),)
+    configs = {"HiP-Mini": hip_mini(data_sets), "Perceiver IO": io_mini(data_sets)}
+    seconds = in_turns({name: training_pass(config, inputs) for name, config in configs.items()}, scale.rounds)
+    setting = f"{inputs:,} inputs"
+    for name, config in configs.items():
+        yield Row.of("time", setting, name, 1000 * seconds[name], "ms")
+        yield Row.of("memory", setting, name, kept(config, rows=1, bfloat16=False).activations / 2**20, "MiB")
+    yield Row.of("time", setting, "Perceiver IO / HiP-Mini", seconds["Perceiver IO"] / seconds["HiP-Mini"], "times")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; numbers mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    args = parser.parse_args()
+    scale, facts = QUICK if args.quick else FULL, machine()
+    print(", ".join(f"{name} {fact}" for name, fact in facts.items()), end="\n\n")
+    print("| part | setting | what | median | lowest | highest | unit |\n| --- | --- | --- | --: | --: | --: | --- |")
+    rows: list[Row] = []
+    for inputs in scale.inputs:
+        for row in compare(scale, inputs):
+            print(row, flush=True)
+            rows.append(row)
+    if args.json:
+        table = {"machine": facts, "scale": asdict(scale), "rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
