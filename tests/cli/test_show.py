@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,13 @@ def test_presets(command: Command) -> None:
     assert command("presets", "--help").code == 0
     with pytest.raises(ValueError, match="takes no arguments, got 'pg19'; try perceivers show pg19"):
         presets(["pg19"])
+
+
+def test_a_model_of_transformers(command: Command, tmp_path: Path) -> None:
+    """Only its config.json is read."""
+    config = {"model_type": "perceiver", "architectures": ["PerceiverForMaskedLM"], "d_model": 16, "d_latents": 24}
+    sizes = {"num_latents": 3, "num_self_attends_per_block": 1, "max_position_embeddings": 11, "qk_channels": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config | sizes | {"v_channels": 24, "vocab_size": 262}))
+    done = command("show", tmp_path)
+    assert done.code == 0, done.err
+    assert "reads 'masked_bytes' tokens; how it was trained is not on record" in done.out

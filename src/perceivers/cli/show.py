@@ -77,6 +77,10 @@ def read_model_config(directory: Path) -> tuple[ModelConfig, str]:
         raise FileNotFoundError(
             f"{directory} is neither a run nor a saved model: it has no {CONFIG} and no config.json"
         )
+    from perceivers.convert.huggingface import is_huggingface, read_huggingface_config
+
+    if is_huggingface(directory):
+        return read_huggingface_config(directory)
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return from_dict(ModelConfig, saved["model"]), saved["tokenizer"]

@@ -59,11 +59,7 @@ def read_huggingface(
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, the files don't fit each other, or the model is none that this package builds.
     """
-    path = directory / CONFIG
-    try:
-        config = config_from_huggingface(json.loads(path.read_text(encoding="utf-8")), size=size, flow_scale=flow_scale)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    config, reads = read_huggingface_config(directory, size=size, flow_scale=flow_scale)
     weights = next((directory / name for name in (WEIGHTS, OLD_WEIGHTS) if (directory / name).is_file()), None)
     if weights is None:
         raise FileNotFoundError(f"{directory} has neither {WEIGHTS} nor {OLD_WEIGHTS}: its weights are missing")
@@ -74,7 +70,19 @@ def read_huggingface(
         raise ValueError(f"{weights}: {error}") from error
     model = build_perceiver_io(config)
     model.load_state_dict(state)
-    return model, _reads(config)
+    return model, reads
+
+
+def read_huggingface_config(
+    directory: Path, *, size: tuple[int, int] = SIZE, flow_scale: float = FLOW_SCALE
+) -> tuple[PerceiverIOConfig, str]:
+    """The same without weights: config, and what the model reads."""
+    path = directory / CONFIG
+    try:
+        config = config_from_huggingface(json.loads(path.read_text(encoding="utf-8")), size=size, flow_scale=flow_scale)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config, _reads(config)
 
 
 def _reads(config: PerceiverIOConfig) -> str:
