@@ -30,7 +30,8 @@ from perceivers.generate.decode import FullForward
 from perceivers.generate.files import first_seconds, read_prompt, shift_seconds, write_output
 from perceivers.generate.loaded import Continuation, Loaded, load
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
-from perceivers.train.run import check_store
+from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.train.data import check_store
 
 SUFFIXES = (".mid", ".wav", ".png")
 HEAD = (
@@ -66,7 +67,7 @@ def continue_prompt(loaded: Loaded, prompt: np.ndarray, *, seconds: float, seed:
         max_tokens=most,
         seconds=seconds,
         sampling=SamplingConfig(seed=seed),
-        constraint=usual_constraint(loaded.tokenizer, loaded.config.vocab_size - NUM_SPECIAL),
+        constraint=usual_constraint(loaded.tokenizer, loaded.sequence_config.vocab_size - NUM_SPECIAL),
     )
     steps = []
     with Progress(1, most, seconds) as progress:
@@ -78,8 +79,9 @@ def continue_prompt(loaded: Loaded, prompt: np.ndarray, *, seconds: float, seed:
 
 def score(loaded: Loaded, prompt: np.ndarray, ids: np.ndarray, *, max_tokens: int) -> np.ndarray:
     """Log-probabilities of `ids` after `prompt`, by the sampler that would have drawn them."""
-    model, kept = loaded.model, why_not_cached(loaded.config) is None
-    predictor = CachedPerceiverAR(model) if kept else FullForward(model)  # pyright: ignore[reportArgumentType]
+    model = loaded.model
+    assert isinstance(model, PerceiverAR)
+    predictor = FullForward(model) if why_not_cached(model.config) else CachedPerceiverAR(model)
     before = [SOS, *(prompt + NUM_SPECIAL).tolist()]
     return forced_log_probs(predictor, before, (ids + NUM_SPECIAL).tolist(), max_tokens=max_tokens)
 
@@ -148,7 +150,7 @@ def main(
     for what, tokenizer in ((store, opened.header.tokenizer), (run, loaded.tokenizer)):
         if tokenizer != "performance":
             raise ValueError(f"{what} has {tokenizer!r} tokens, only 'performance' can be heard")
-    check_store(opened, loaded.config)
+    check_store(opened, loaded.sequence_config)
     data = opened.split(split)
     out.mkdir(parents=True, exist_ok=True)
     rows = {}

@@ -56,7 +56,7 @@ def save_theirs(scale: Scale, directory: Path) -> None:
         num_self_attention_heads=8,
         num_cross_attention_heads=1,
         attention_probs_dropout_prob=0.0,
-        num_labels=1000,
+        num_labels=1000,  # pyright: ignore[reportCallIssue]
         image_size=scale.size,
     )
     PerceiverForImageClassificationFourier(config).save_pretrained(directory)

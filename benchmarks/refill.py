@@ -25,7 +25,8 @@ from perceivers.data.tokens import TokenSplit, TokenStore
 from perceivers.evaluate.bootstrap import mean_with_interval, paired_bootstrap
 from perceivers.evaluate.schedule import predictions_a_rebuild, score_schedule
 from perceivers.generate.loaded import load
-from perceivers.train.run import check_store
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
+from perceivers.train.data import check_store
 
 EIGHTHS = (7, 6, 4, 2, 1)
 """Values of refill, in eighths of the latents."""
@@ -118,8 +119,11 @@ def main(
     """
     started = time.perf_counter()
     opened, loaded = TokenStore.open(store), load(run, device="auto")
-    check_store(opened, loaded.config)
-    data, config, generator = opened.split(split), loaded.config, np.random.default_rng(seed)
+    config = loaded.config
+    if not isinstance(config, PerceiverARConfig):
+        raise ValueError(f"{run} is a model of kind {config.kind!r}; only a Perceiver AR has this dial")
+    check_store(opened, config)
+    data, generator = opened.split(split), np.random.default_rng(seed)
     seq_len = config.max_seq_len + tokens
     documents = choose(data, seq_len=seq_len, pieces=pieces)
     rows = spans(data, documents, seq_len=seq_len, generator=generator)
