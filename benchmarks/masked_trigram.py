@@ -5,7 +5,7 @@ the n-gram (3).
 
 Prints bits a masked byte with 95 % intervals by bootstrap over documents. The n-gram is a modified Kneser-Ney, counted
 on the whole train split. It sees the true bytes to the left, even those that are hidden from the model; the model sees
-what comes after. 25 MB and n = 3 take half a minute and 3 GB.
+what comes after.
 """
 
 import sys
