@@ -6,6 +6,7 @@ lowest and the highest. Nothing else should run beside it.
 
     speed    tokens/s from kept keys and values, and by a full forward pass a token
     bound    one token beside the time to read its weights, keys and values from memory, at the speed of a sum
+    weights  one token with weights in float32, bfloat16 and 8-bit integers, compiled too
     growth   one token at longer and longer contexts
     refill   rebuilding latents from kept keys and values, and from the tokens, as the official sampler does
     first    the time to the first token, beside that of as many operations of a matrix product
@@ -37,6 +38,7 @@ from sampling_timing import FULL, QUICK, Row, Scale
 PARTS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "speed": sampling_parts.speed,
     "bound": sampling_parts.bound,
+    "weights": sampling_parts.weights,
     "growth": sampling_parts.growth,
     "refill": sampling_parts.refill,
     "first": sampling_parts.first,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from perceivers.generate.decode import FullForward
+from perceivers.generate.lean import lighten
 from perceivers.models.cached import CHUNK, CachedPerceiverAR
 from perceivers.models.cost import forward_flops
 from perceivers.models.perceiver_ar import PerceiverAR
@@ -92,6 +93,22 @@ def bytes_touched(steady: Steady) -> int:
     context = sum(cache.nbytes // cache.keys.shape[2] for cache in run.context.values())
     latents = sum(cache.nbytes // cache.keys.shape[2] for cache in run.layers)
     return weights + context * run.end + latents * run.latents
+
+
+def weights(scale: Scale) -> Iterator[Row]:
+    context, latents = scale.contexts[1], scale.latents[0]
+    runs: dict[str, Steady] = {}
+    for kind in ("float32", "bfloat16", "int8"):
+        model = fresh_model(scale, context, latents)
+        lighten(model, kind)
+        runs[kind] = Steady(model)
+        if scale.compiled and (compiled := _compiled(model)) is not None:
+            runs[f"{kind}, compiled"] = compiled
+    seconds = in_turns({name: run.step(scale.burst) for name, run in runs.items()}, scale.rounds)
+    about = ("weights", f"M {context:,}, N {latents:,}")
+    for name in runs:
+        yield Row.of(*about, f"{name}: a step", 1000 * seconds[name], "ms")
+        yield Row.of(*about, f"float32 step / {name}", seconds["float32"] / seconds[name], "x")
 
 
 def growth(scale: Scale) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sampling.py"
-PARTS = ("speed", "bound", "growth", "refill", "first", "samples", "memory")
+PARTS = ("speed", "bound", "weights", "growth", "refill", "first", "samples", "memory")
 
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -35,4 +35,4 @@ def test_every_part_prints_its_numbers(tmp_path: Path) -> None:
 def test_an_unknown_part_is_named() -> None:
     done = run("sped", "--quick")
     assert done.returncode == 2
-    assert "no part 'sped': choose from speed, bound" in done.stderr
+    assert "no part 'sped': choose from speed, bound, weights" in done.stderr
