@@ -7,6 +7,8 @@ pytest.importorskip(
     "sklearn", reason="PerceiverClassifier is for users of scikit-learn: pip install 'perceivers[sklearn]'"
 )
 
+from sklearn.exceptions import NotFittedError
+
 import perceivers
 from perceivers.classifier import PerceiverClassifier
 
@@ -61,6 +63,12 @@ def test_equal_seeds_give_equal_models() -> None:
 def test_bad_arrays(X: list, y: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(max_steps=1).fit(X, y)
+
+
+def test_a_classifier_that_has_learned_nothing() -> None:
+    for ask in (small().predict, small().predict_proba):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            ask(np.zeros((2, 3)))
 
 
 def test_it_is_a_public_name() -> None:

@@ -125,6 +125,7 @@ class PerceiverClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Shaped[np.ndarray, " samples"]:
         """The most likely of `classes_`."""
+        check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def _pixels(self, X: Float[np.ndarray, "samples *shape"]) -> Float[np.ndarray, "samples rows columns channels"]:
