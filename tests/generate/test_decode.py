@@ -85,7 +85,7 @@ def test_without_a_cache_every_token_is_a_full_forward_pass(changes: dict[str, A
 def test_one_forward_pass_says_the_same(changes: dict[str, Any], cached: bool) -> None:
     """Where every position is a latent, all tokens can be had from one pass over the result."""
     model = fresh(replace(CONFIG, num_latents=11, **changes))
-    decoding = DecodingConfig(cached=cached, prompt_latents=2)
+    decoding = DecodingConfig(prompt_latents=2) if cached else SLOW
     [drawn] = draw(model, [SOS, 5], max_tokens=9, sampling=GREEDY, decoding=decoding)
     tokens = torch.tensor([[SOS, 5, *drawn]])
     with torch.no_grad():
@@ -352,7 +352,8 @@ def test_what_can_not_be_cached_is_slow_and_says_so(changes: dict[str, Any], rea
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_more_latents_than_in_training(cached: bool) -> None:
-    model, decoding = fresh(), DecodingConfig(num_latents=11, prompt_latents=2, cached=cached)
+    kept = {"prompt_latents": 2} if cached else {"cached": False}
+    model, decoding = fresh(), DecodingConfig(num_latents=11, **kept)
     with pytest.warns(UserWarning, match="num_latents=11 is more than the 5 of training: slower") as caught:
         drawn = draw(model, [SOS, 5], max_tokens=9, sampling=GREEDY, decoding=decoding)
     assert len(caught) == 1
