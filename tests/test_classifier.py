@@ -1,5 +1,8 @@
 """Small data that any classifier can learn; scikit-learn's own checks take longer."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -75,10 +78,19 @@ def test_it_is_a_public_name() -> None:
     assert perceivers.PerceiverClassifier is PerceiverClassifier
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore")
-def test_what_scikit_learn_expects_of_an_estimator() -> None:
-    from sklearn.utils.estimator_checks import check_estimator
+CHECKS = """
+from sklearn.utils.estimator_checks import check_estimator
+from perceivers import PerceiverClassifier
 
-    check_estimator(small(max_steps=150, batch_size=32))
+small = PerceiverClassifier(num_latents=5, dim=16, blocks=1, max_steps=150, batch_size=32, random_state=0)
+done = [check["status"] for check in check_estimator(small, on_skip=None)]
+assert done.count("passed") > 40, done
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_scikit_learn_expects_of_an_estimator() -> None:
+    """In a process of its own: some checks give parameters of no type at all, which the tests' type checks refuse."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHECKS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
