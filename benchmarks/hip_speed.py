@@ -7,19 +7,17 @@ Bytes are what autograd keeps, counted without running anything (`perceivers.mod
 beside it.
 """
 
-import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
 from perceivers.models.build import build
 from perceivers.models.hip_config import DataSet, HiPConfig, Modality, hip_mini, io_mini
 from perceivers.models.trace import kept
-from sampling import machine
 from sampling_timing import Row, Task, in_turns, timed
+from speed_table import parser_of, print_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +57,9 @@ def compare(scale: Scale, inputs: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; numbers mean nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
-    args = parser.parse_args()
-    scale, facts = QUICK if args.quick else FULL, machine()
-    print(", ".join(f"{name} {fact}" for name, fact in facts.items()), end="\n\n")
-    print("| part | setting | what | median | lowest | highest | unit |\n| --- | --- | --- | --: | --: | --: | --- |")
-    rows: list[Row] = []
-    for inputs in scale.inputs:
-        for row in compare(scale, inputs):
-            print(row, flush=True)
-            rows.append(row)
-    if args.json:
-        table = {"machine": facts, "scale": asdict(scale), "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(table, indent=1) + "\n")
+    args = parser_of(__doc__).parse_args()
+    scale = QUICK if args.quick else FULL
+    print_table(chain.from_iterable(compare(scale, n) for n in scale.inputs), scale=scale, json_file=args.json)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,21 @@ own for each. Needs the extra `hf`. Nothing else should run beside it.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import perceivers
-from sampling import machine
 from sampling_timing import Row, Task, in_turns, timed
+from speed_table import parser_of, print_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,30 +136,18 @@ def worker(who: str, part: str, directory: Path, scale: Scale) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; numbers mean nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    parser = parser_of(__doc__)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     scale = QUICK if args.quick else FULL
     if args.worker:
-        who, part, directory = args.worker
-        return worker(who, part, Path(directory), scale)
-    facts, rows = machine(), []
-    print(", ".join(f"{name} {fact}" for name, fact in facts.items()), end="\n\n")
-    print("| part | setting | what | median | lowest | highest | unit |\n| --- | --- | --- | --: | --: | --: | --- |")
-    with tempfile.TemporaryDirectory() as directory:
-        save_theirs(scale, Path(directory))
-        for found in (speed(scale, Path(directory)), memory(scale, Path(directory), quick=args.quick)):
-            for row in found:
-                print(row, flush=True)
-                rows.append(row)
-    if args.json:
-        table = {"machine": facts, "scale": asdict(scale), "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(table, indent=1) + "\n")
-    return None
+        who, part, place = args.worker
+        worker(who, part, Path(place), scale)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        save_theirs(scale, Path(place))
+        found = chain(speed(scale, Path(place)), memory(scale, Path(place), quick=args.quick))
+        print_table(found, scale=scale, json_file=args.json)
 
 
 if __name__ == "__main__":

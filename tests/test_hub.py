@@ -60,14 +60,14 @@ def fresh(config: PerceiverARConfig = CONFIGS["rotary"], *, seed: int = 3) -> nn
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    write_model(fresh(), CONFIGS["rotary"], "ids", tmp_path / "model")
+    write_model(fresh().state_dict(), CONFIGS["rotary"], "ids", tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 def test_a_saved_model_gives_the_same_logits(config: PerceiverARConfig, tmp_path: Path) -> None:
     before = fresh(config).eval()
-    write_model(before, config, "bytes", tmp_path / "a" / "b")
+    write_model(before.state_dict(), config, "bytes", tmp_path / "a" / "b")
     after, tokenizer = read_model(tmp_path / "a" / "b")
     assert (after.config, tokenizer) == (config, "bytes")
     after.eval()

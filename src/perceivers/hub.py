@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,8 +21,8 @@ OLD_WEIGHTS = "pytorch_model.bin"
 """A pickle, which the hub has for models of transformers that are older than safetensors."""
 
 
-def write_model(model: nn.Module, config: ModelConfig, tokenizer: str, directory: Path) -> None:
-    """Write config.json and model.safetensors; each replaces the old file only when it is complete.
+def write_model(weights: Mapping[str, torch.Tensor], config: ModelConfig, tokenizer: str, directory: Path) -> None:
+    """Write config.json and model.safetensors, `weights`; each replaces the old file only when it is complete.
 
     Raises:
         OSError: The disk is full or not writable.
@@ -30,7 +30,7 @@ def write_model(model: nn.Module, config: ModelConfig, tokenizer: str, directory
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"tokenizer": tokenizer, "model": to_dict(config)}, indent=1)
     replace_file(directory / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    replace_file(directory / WEIGHTS, lambda path: write_tensors(model.state_dict(), path))
+    replace_file(directory / WEIGHTS, lambda path: write_tensors(weights, path))
 
 
 def read_model(directory: Path) -> tuple[nn.Module, str]:
@@ -59,7 +59,7 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
     return model, tokenizer
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write a safetensors file.
 
     Raises:

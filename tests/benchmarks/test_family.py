@@ -54,7 +54,7 @@ def test_a_model_beside_a_trigram(tmp_path: Path) -> None:
         ),
     )
     torch.manual_seed(0)
-    write_model(build(config), config, "masked_bytes", tmp_path / "run")
+    write_model(build(config).state_dict(), config, "masked_bytes", tmp_path / "run")
     command = [sys.executable, BENCHMARKS / "masked_trigram.py", tmp_path / "run", tmp_path / "store"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

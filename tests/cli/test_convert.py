@@ -78,7 +78,7 @@ def test_mistakes(command: Command, tmp_path: Path) -> None:
 
 def test_to_transformers_and_back(command: Command, tmp_path: Path) -> None:
     model = build_perceiver_io(CLASSIFIER)
-    write_model(model, CLASSIFIER, "pictures", tmp_path / "ours")
+    write_model(model.state_dict(), CLASSIFIER, "pictures", tmp_path / "ours")
     there = command("convert", "to-huggingface", tmp_path / "ours", tmp_path / "there")
     assert there.code == 0
     assert "PerceiverForImageClassificationFourier.from_pretrained" in there.out

@@ -16,7 +16,7 @@ from perceivers.models.perceiver_ar_config import (
     TablePositions,
 )
 
-SEQ_LEN, LATENTS, VOCAB = 13, 5, 31
+SEQ_LEN, LATENTS, VOCAB = 13, 5, 43  # more ids than tokens, so that each token is projected
 CONFIGS: dict[str, dict[str, Any]] = {
     "rotary": {},
     "some-heads": {"positions": RotaryPositions(head_share=0.5, channel_share=1.0)},
@@ -105,6 +105,27 @@ def test_no_latent_reads_the_future_or_padding_of_a_padded_row(options: dict[str
         for length, columns in zip(lengths, read, strict=True):
             if length > after:  # the latent is inside its row
                 assert columns == [False] * (SEQ_LEN - length) + [True] * (length - after) + [False] * after
+
+
+@pytest.mark.parametrize("options", [o for name, o in CONFIGS.items() if name != "table"])
+def test_projecting_each_id_once_changes_nothing(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for by_id in (True, False):
+        monkeypatch.setattr(PerceiverAR, "reads_by_id", lambda _self, _tokens, by_id=by_id: by_id)
+        model = tiny(**options)
+        inputs = rows([SEQ_LEN, 7, 3])
+        logits = model(**inputs)[valid(inputs["lengths"])]
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in model.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_ids_are_projected_where_they_are_fewer_than_tokens() -> None:
+    tokens = torch.zeros(2, 11, dtype=torch.long)
+    assert tiny(vocab_size=21).reads_by_id(tokens)
+    assert not tiny(vocab_size=22).reads_by_id(tokens)
+    assert not tiny(vocab_size=5, positions=TablePositions()).reads_by_id(tokens)
 
 
 def test_without_a_cross_attend_the_prefix_is_not_read() -> None:

@@ -135,6 +135,28 @@ def test_a_small_batch_is_learned(name: str) -> None:
     assert loss.item() < 0.1
 
 
+@pytest.mark.parametrize("combine", ["concat", "add"])
+def test_pixels_and_their_positions_in_another_order_change_nothing(combine: str) -> None:
+    positions = LearnedPositions(channels=3, init_std=1.0)
+    config = PerceiverIOConfig(
+        input=InputConfig(features=PixelFeatures(shape=(5, 7, 3)), positions=positions, combine=combine),
+        encoder=ENCODER,
+        output=AverageOutputConfig(classes=11),
+    )
+    torch.manual_seed(0)
+    net = build_perceiver_io(config).double().eval()
+    nn.init.normal_(net.output.get_parameter("linear.weight"))  # zero at first, which would hide everything
+    pixels = torch.randn(2, 5, 7, 3, dtype=torch.float64)
+    before = net(pixels)
+    order = torch.randperm(35)
+    mixed = pixels.flatten(1, 2)[:, order].unflatten(1, (5, 7))
+    assert (net(mixed) - before).abs().max() > 1e-3
+    with torch.no_grad():
+        for table in net.input.positions.parameters():
+            table.copy_(table[order])
+    torch.testing.assert_close(net(mixed), before, rtol=1e-12, atol=1e-12)
+
+
 def test_padding_changes_nothing() -> None:
     net, x = model("text").eval(), example("text")
     mask = torch.arange(7) < torch.tensor([[7], [4]])

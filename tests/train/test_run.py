@@ -42,7 +42,7 @@ def test_a_run_is_not_overwritten(tiny: Tiny, store: TokenStore, tmp_path: Path)
 
 def test_a_saved_model_is_not_overwritten(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
     config = tiny(max_steps=1)
-    write_model(build(config.model), config.model, "ids", tmp_path / "model")
+    write_model(build(config.model).state_dict(), config.model, "ids", tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="model holds a saved model: add --resume to go on, or choose another --out"):
         train(config, tmp_path / "model", store=store)

@@ -44,7 +44,8 @@ def memory_needed(config: TrainConfig, device: torch.device, rows: int | None = 
     """Bytes at the peak of training with `rows` rows a batch, by default those of the config."""
     bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
     rows = config.data.batch_size if rows is None else rows
-    return training_memory(config.model, rows=rows, bfloat16=bfloat16, cpu=device.type == "cpu").total
+    cpu = device.type == "cpu"
+    return training_memory(config.model, rows=rows, bfloat16=bfloat16, cpu=cpu, recompute=config.recompute).total
 
 
 def free_memory(device: torch.device) -> int | None:

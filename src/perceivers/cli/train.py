@@ -144,6 +144,8 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
         else:
             print("\nstopped before anything was saved", file=sys.stderr)
         return 130
+    if finished.place.rank:
+        return 0
     state = finished.state
     print(f"{out}: {state.step:,} steps, {state.tokens:,} {config.targets}, {state.minutes:.1f} minutes")
     print(f"  {out}/model.safetensors, config.json   the model")

@@ -16,6 +16,7 @@ __all__ = [
     "fingerprint_of",
     "header_text",
     "read_header",
+    "store_kind",
 ]
 
 KIND, VERSION = "token store", 1
@@ -96,6 +97,15 @@ def header_text(header: Any, *, kind: str, version: int) -> str:
     """A header, a dataclass, as the text of header.json."""
     stamp = {"format": f"perceivers {kind}", "version": version, "fingerprint": fingerprint_of(header)}
     return json.dumps(stamp | asdict(header), indent=2) + "\n"
+
+
+def store_kind(path: Path) -> str | None:
+    """What kind of store a header.json is of; None where there is none, or none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(values.get("format")).removeprefix("perceivers ") if isinstance(values, dict) else None
 
 
 def read_header(path: Path, *, kind: str, version: int) -> tuple[dict[str, Any], Any]:

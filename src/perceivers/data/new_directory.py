@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NewDirectory", "write_synced"]
+from perceivers.data.header import FileRecord
+
+__all__ = ["HashedFile", "NewDirectory", "write_synced"]
 
 LOCK = "lock"
 
@@ -126,12 +129,40 @@ class NewDirectory:
             raise FileExistsError(f"{self.path}: a {self._kind} is there already; choose another place or --overwrite")
 
 
-def write_synced(path: Path, data: bytes) -> None:
+class HashedFile:
+    """A file that grows, and at the end is on the disk with a record of what it must be."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb")
+        self._hash, self._num_bytes = hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add to its end."""
+        self._stream.write(data)
+        self._hash.update(data)
+        self._num_bytes += memoryview(data).nbytes
+
+    def finish(self) -> FileRecord:
+        """Bring everything to the disk."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        return FileRecord(num_bytes=self._num_bytes, sha256=self._hash.hexdigest())
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
+            self._stream.close()
+
+
+def write_synced(path: Path, data: bytes) -> FileRecord:
     """Write a file and bring it to the disk."""
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    file = HashedFile(path)
+    try:
+        file.write(data)
+        return file.finish()
+    finally:
+        file.close()
 
 
 def _sync_directory(path: Path) -> None:

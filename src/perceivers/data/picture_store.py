@@ -8,9 +8,7 @@ A store is a directory that is written once and then only read:
     ...              the same files for every other split
 """
 
-import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +18,9 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged
-from perceivers.data.new_directory import NewDirectory, write_synced
-from perceivers.data.picture_header import PictureHeader, PictureSplitRecord
+from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged, store_kind
+from perceivers.data.new_directory import HashedFile, NewDirectory, write_synced
+from perceivers.data.picture_header import KIND, PictureHeader, PictureSplitRecord
 
 __all__ = ["PictureSplit", "PictureStore", "PictureWriter"]
 
@@ -85,6 +83,11 @@ class PictureStore:
         if sum(record.num_bytes for record in header.files.values()) < CHECKSUM_LIMIT:
             check_sums(path, header.files)
         return cls(path, header, {name: _mapped(path, header, name) for name in header.splits})
+
+    @staticmethod
+    def is_at(path: str | Path) -> bool:
+        """Whether the header at `path`, if there is one, says that this is a picture store."""
+        return store_kind(Path(path) / HEADER) == KIND
 
     @classmethod
     def in_memory(
@@ -253,8 +256,7 @@ class PictureWriter:
                     self._commit()
         finally:
             for writer in self._splits.values():
-                with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
-                    writer.stream.close()
+                writer.file.close()
             self._place.discard()
 
     def _commit(self) -> None:
@@ -273,31 +275,23 @@ class _SplitWriter:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.stream = Path(f"{base}{PIXELS}").open("wb")  # noqa: SIM115 (closed by finish or by PictureWriter)
-        self.hash = hashlib.sha256()
-        self.count = self.num_bytes = 0
+        self.file = HashedFile(Path(f"{base}{PIXELS}"))
+        self.count = 0
         self.labels: list[np.ndarray] = []
 
     def append(self, pixels: np.ndarray, labels: np.ndarray | None) -> None:
-        data = np.ascontiguousarray(pixels).data
-        self.stream.write(data)
-        self.hash.update(data)
+        self.file.write(np.ascontiguousarray(pixels).data)
         self.count += len(pixels)
-        self.num_bytes += pixels.nbytes
         if labels is not None:
             self.labels.append(labels)
 
     def finish(self) -> PictureSplitRecord:
         """Bring everything to the disk."""
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
         name = self.base.name
-        files = {name + PIXELS: FileRecord(num_bytes=self.num_bytes, sha256=self.hash.hexdigest())}
+        files = {name + PIXELS: self.file.finish()}
         if self.labels:
             data = np.concatenate(self.labels).astype("<i8", copy=False).tobytes()
-            write_synced(Path(f"{self.base}{LABELS}"), data)
-            files[name + LABELS] = FileRecord(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            files[name + LABELS] = write_synced(Path(f"{self.base}{LABELS}"), data)
         return PictureSplitRecord(pictures=self.count, files=files)
 
 

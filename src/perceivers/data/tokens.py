@@ -11,10 +11,7 @@ A store is a directory that is written once and then only read:
 Ids are raw (bytes 0..255, performance events 0..387); special ids and a model's offset are added by the loader.
 """
 
-import contextlib
-import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged
-from perceivers.data.new_directory import NewDirectory, write_synced
+from perceivers.data.new_directory import HashedFile, NewDirectory, write_synced
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
 
@@ -237,8 +234,7 @@ class StoreWriter:
                     self._commit()
         finally:
             for writer in self._splits.values():
-                with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
-                    writer.stream.close()
+                writer.file.close()
             self._place.discard()
 
     def _commit(self) -> None:
@@ -262,33 +258,24 @@ class _SplitWriter:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.stream = Path(f"{base}{TOKENS}").open("wb")  # noqa: SIM115 (closed by finish or by StoreWriter)
-        self.hash = hashlib.sha256()
-        self.num_bytes = 0
+        self.file = HashedFile(Path(f"{base}{TOKENS}"))
         self.offsets = [0]
         self.names: list[str] = []
 
     def append(self, data: bytes, num_tokens: int, name: str) -> None:
-        self.stream.write(data)
-        self.hash.update(data)
-        self.num_bytes += len(data)
+        self.file.write(data)
         self.offsets.append(self.offsets[-1] + num_tokens)
         self.names.append(name)
 
     def finish(self) -> SplitRecord:
         """Bring everything to the disk."""
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
-        files = {self.base.name + TOKENS: FileRecord(num_bytes=self.num_bytes, sha256=self.hash.hexdigest())}
+        files = {self.base.name + TOKENS: self.file.finish()}
         small = {
             OFFSETS: np.array(self.offsets, dtype="<i8").tobytes(),
             NAMES: json.dumps(self.names).encode(),
         }
         for suffix, data in small.items():
-            write_synced(Path(f"{self.base}{suffix}"), data)
-            record = FileRecord(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            files[self.base.name + suffix] = record
+            files[self.base.name + suffix] = write_synced(Path(f"{self.base}{suffix}"), data)
         return SplitRecord(documents=len(self.names), tokens=self.offsets[-1], files=files)
 
 

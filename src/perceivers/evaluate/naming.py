@@ -15,9 +15,7 @@ from perceivers.data.picture_loader import picture_batches, scaled
 from perceivers.data.picture_store import PictureSplit, PictureStore
 from perceivers.data.sources import find_documents
 from perceivers.evaluate.pictures import class_logits
-from perceivers.models.feature_config import FlowFeatures
 from perceivers.models.flow import tiled_flow
-from perceivers.models.input_config import InputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 
 Pixels = UInt8[np.ndarray, "pictures rows columns channels"]
@@ -95,18 +93,16 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
         ValueError: The model reads something else, or the pictures differ in size or are too small.
     """
     config = getattr(model, "config", None)
-    one_input = config.input if isinstance(config, PerceiverIOConfig) else None
-    if not (isinstance(one_input, InputConfig) and isinstance(one_input.features, FlowFeatures)):
+    if not isinstance(config, PerceiverIOConfig) or config.frames is None:
         raise ValueError("this model finds no motion: it needs an input of two frames")
-    _, tile_rows, tile_columns, channels = one_input.features.shape
+    *tile, channels = config.frames
     first, second = (_find([source])[0] for source in sources)
     if first.size != second.size:
         raise ValueError(f"the pictures differ in size: {first.name} has {first.size}, {second.name} {second.size}")
     _check_colours([first, second], channels)
     pixels = [fitted(picture.read(), picture.size, channels=channels) for picture in (first, second)]
     frames = scaled(np.stack(pixels))[None].to(next(model.parameters()).device)
-    tile = (tile_rows, tile_columns)
-    flow = tiled_flow(model.eval(), frames, tile=tile, overlap=min(overlap, min(tile) // 2))
+    flow = tiled_flow(model.eval(), frames, tile=(tile[0], tile[1]), overlap=min(overlap, min(tile) // 2))
     return flow[0].float().cpu().numpy()
 
 

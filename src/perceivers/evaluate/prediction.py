@@ -1,11 +1,12 @@
 """What a model predicts for a batch, and the cost of it."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from perceivers.data.batch import TokenBatch
 from perceivers.models.perceiver_ar import latent_steps
@@ -19,9 +20,9 @@ class Targets(NamedTuple):
 
 
 def predict(
-    model: nn.Module, batch: TokenBatch, *, num_latents: int
-) -> tuple[Float[Tensor, "batch latents vocab"], Targets]:
-    """Logits at the last `num_latents` inputs of every row, and what comes after each.
+    model: Callable[..., Tensor], batch: TokenBatch, *, num_latents: int, project: bool = True
+) -> tuple[Float[Tensor, "batch latents _"], Targets]:
+    """Logits at the last `num_latents` inputs of every row (or what they are made of), and what comes after each.
 
     Of a model without latents, whose every input predicts, `num_latents` are the last ones that are asked.
 
@@ -36,6 +37,7 @@ def predict(
         positions=batch.positions[:, :-1],
         lengths=None if full else lengths,
         num_latents=num_latents,
+        project=project,
     )
     steps = latent_steps(lengths, num_latents)
     labels = tokens.gather(1, (steps + 1).clamp(min=0))

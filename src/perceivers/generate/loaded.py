@@ -79,7 +79,7 @@ class Loaded:
         """
         if any(isinstance(module, Int8Linear) for module in self.model.modules()):
             raise ValueError("weights of 8-bit integers can't be saved: load the model with weights='float32'")
-        write_model(self.model, self.config, self.tokenizer, Path(directory))
+        write_model(self.model.state_dict(), self.config, self.tokenizer, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face hub; see `upload_model`."""

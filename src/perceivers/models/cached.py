@@ -21,7 +21,6 @@ from torch import Tensor
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, TablePositions
 from perceivers.nn.attention import SharedContext
-from perceivers.nn.blocks import CrossAttentionBlock
 from perceivers.nn.cache import KVCache
 from perceivers.nn.masks import AttentionMask, causal_mask
 
@@ -91,12 +90,7 @@ class CachedPerceiverAR:
                 f"prompt_latents={self.prompt_latents} must lie in 1..{self.num_latents}, the number of latents"
             )
         self.dtype = dtype or model.norm.weight.dtype
-        self.readers: dict[int, CrossAttentionBlock] = {}
-        """Blocks that read the context, by the layer that they follow; -1 is before all layers."""
-        if model.cross_attend is not None:
-            self.readers[-1] = model.cross_attend
-        for layer in config.extra_cross_attends:
-            self.readers[layer] = model.extra_cross_attends[str(layer)]  # pyright: ignore[reportArgumentType]
+        self.readers = model.readers()
         self._step = (
             torch.compile(self._one_token, dynamic=True, options=COMPILE_OPTIONS) if compiled else self._one_token
         )
@@ -300,7 +294,7 @@ class CachedPerceiverAR:
                 context = self.context[layer].read(0, end)
                 shared = self._shared_context(layer)
                 latents = self.readers[layer].read(latents, *context, mask=cross_mask, rotate_q=rotate_q, shared=shared)
-        return model.predict(latents[:, -per_position:])[:, 0]
+        return model.logits(model.outputs(latents[:, -per_position:]))[:, 0]
 
     def _latent_mask(self, start: int, end: int, new: int) -> AttentionMask:
         """What the `new` newest positions' latents read of the latents from place `start` on."""

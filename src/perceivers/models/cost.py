@@ -33,6 +33,9 @@ SCORES_WORK = 2
 MASK_BYTES = 7
 """Of a mask, which rows of different lengths need: a number and three truth values a pair."""
 
+MOST_LOGITS = 2**25
+"""Of a batch of tokens, that training has at once: 128 MB in float32."""
+
 LOGITS_WORK = 5
 """Arrays as large as the logits that exist together, in float32: the logits, their exponentials, gradients."""
 
@@ -170,9 +173,10 @@ def forward_flops(config: ModelConfig, *, training: bool = False) -> int:
     m, n = _lengths(config, training=training)
     e, c, d = config.embedding_dim, config.cross_dim, config.dim
     latents = n * config.latents_per_position
+    projected = min(m, config.vocab_size) if isinstance(config.positions, RotaryPositions) else m  # keys and values
     cross_pairs = config.latents_per_position * (n * (m - n) + n * (n + 1) // 2)
     pairs = latents * (latents + config.latents_per_position) // 2
-    cross = latents * (2 * c * d + 2 * config.cross_widening * d * d) + m * 2 * e * c + cross_pairs * 2 * c
+    cross = latents * (2 * c * d + 2 * config.cross_widening * d * d) + projected * 2 * e * c + cross_pairs * 2 * c
     layer = latents * (4 * d * d + 2 * config.widening * d * d) + pairs * 2 * d
     queries = 0 if isinstance(config.queries, LearnedQueries) else n * e * d
     if isinstance(config.queries, MLPQueries):
@@ -209,7 +213,9 @@ class TrainingMemory:
         return self.weights + self.gradients + self.moments + self.activations + self.logits
 
 
-def training_memory(config: ModelConfig, *, rows: int, bfloat16: bool, cpu: bool) -> TrainingMemory:
+def training_memory(
+    config: ModelConfig, *, rows: int, bfloat16: bool, cpu: bool, recompute: bool = False
+) -> TrainingMemory:
     """Estimate the memory of training with full-length rows.
 
     Args:
@@ -217,9 +223,10 @@ def training_memory(config: ModelConfig, *, rows: int, bfloat16: bool, cpu: bool
         rows: Of a batch, on one device.
         bfloat16: Matrix products in bfloat16, the rest in float32.
         cpu: On a CPU; families other than Perceiver AR are taken to be there.
+        recompute: Layers keep their inputs alone.
     """
     if not isinstance(config, PerceiverARConfig):
-        return _traced_memory(config, rows=rows, bfloat16=bfloat16)
+        return _traced_memory(config, rows=rows, bfloat16=bfloat16, recompute=recompute)
     size = 2 if bfloat16 else 4
     m, n = _lengths(config, training=True)
     e, c, d = config.embedding_dim, config.cross_dim, config.dim
@@ -230,17 +237,24 @@ def training_memory(config: ModelConfig, *, rows: int, bfloat16: bool, cpu: bool
     # Kept a latent and layer: two norms' inputs and outputs, queries, keys, values, what was read (twice), wide ones.
     layer = 10 * d + dropout + wide * config.widening * d
     cross = 6 * d + 3 * c + dropout + wide * config.cross_widening * d
-    kept = latents * size * (config.depth * layer + cross_attends * cross + e + d)
+    depth, reads = (1, min(1, cross_attends)) if recompute else (config.depth, cross_attends)
+    kept = latents * size * (depth * layer + reads * cross + e + d)
+    if recompute:
+        kept += latents * size * (config.depth + cross_attends) * d
     if bfloat16 and cpu:
-        kept += size * _kept_scores(config.heads * latents * latents // rows, config.depth, read=latents * d)
-        kept += size * _kept_scores(config.cross_heads * latents * m, cross_attends, read=latents * c)
-    # Kept an input: its embedding in float32; its norm, keys before and after they turn, values.
-    context = rows * m * (4 * e + cross_attends * size * (e + 3 * c))
-    if isinstance(config.positions, RotaryPositions):  # sines of the angles by which keys turn, in float32
-        context += rows * m * 4 * config.positions.channels(c // config.cross_heads)
+        kept += size * _kept_scores(config.heads * latents * latents // rows, depth, read=latents * d)
+        kept += size * _kept_scores(config.cross_heads * latents * m, reads, read=latents * c)
+    # Kept an input: keys before and after they turn, values.
+    context = rows * m * cross_attends * size * 3 * c
+    if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
+        context += rows * m * 2 * 4 * config.positions.channels(c // config.cross_heads)
+    if isinstance(config.positions, RotaryPositions) and config.vocab_size < rows * m:
+        context += rows * m * 8 + cross_attends * config.vocab_size * e * size  # ids, and the vocabulary's norm
+    else:
+        context += rows * m * (4 * e + cross_attends * size * e)  # its embedding in float32, and its norm
     context_work = rows * m * 4 * CONTEXT_WORK * c if cross_attends else 0
     masks = rows * n * (n if cpu else m) * MASK_BYTES
-    logits = rows * n * config.vocab_size * 4 * LOGITS_WORK
+    logits = min(rows * n * config.vocab_size, MOST_LOGITS) * 4 * LOGITS_WORK
     # Logits and latents are gone when the cross-attend's gradients are computed.
     activations = context + masks + max(kept, context_work - logits)
     parameters = count_parameters(config)
@@ -253,11 +267,14 @@ def training_memory(config: ModelConfig, *, rows: int, bfloat16: bool, cpu: bool
     )
 
 
-def _traced_memory(config: ECPConfig | PerceiverIOConfig | HiPConfig, *, rows: int, bfloat16: bool) -> TrainingMemory:
+def _traced_memory(
+    config: ECPConfig | PerceiverIOConfig | HiPConfig, *, rows: int, bfloat16: bool, recompute: bool
+) -> TrainingMemory:
     """Copies of weights in bfloat16 count as activations, because autograd keeps them among these."""
     from perceivers.models.trace import kept
 
-    parameters, (activations, results) = count_parameters(config), kept(config, rows=rows, bfloat16=bfloat16)
+    activations, results = kept(config, rows=rows, bfloat16=bfloat16, recompute=recompute)
+    parameters = count_parameters(config)
     return TrainingMemory(
         weights=parameters * 4,
         gradients=parameters * 4,

@@ -64,7 +64,8 @@ class ECP(nn.Module):
         positions: Int[Tensor, "batch seq axes"] | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
         num_latents: int | None = None,
-    ) -> Float[Tensor, "batch predicting vocab"]:
+        project: bool = True,
+    ) -> Float[Tensor, "batch predicting vocab"] | Float[Tensor, "batch predicting dim"]:
         """Logits of the token after each position that predicts.
 
         - ecp: every position, where it is in `tokens`; with `num_latents` the last so many of each row;
@@ -77,18 +78,18 @@ class ECP(nn.Module):
             lengths: Real tokens of each row; None where no row is padded.
             num_latents: In place of the configured number. Row r's position j is then column `lengths[r] - num_latents
                 + j` of `tokens`; where that is negative its logits mean nothing. Shorter inputs have as many as tokens.
+            project: Give logits; otherwise what the output layer `logits` makes them of.
 
         Raises:
             ValueError: More tokens than max_seq_len, or more latents than configured, of pattern compressed.
         """
         del positions
         rows = self.states(tokens, lengths=lengths, num_latents=num_latents)
-        if self.config.pattern == "ecp":
-            if num_latents is None:
-                return self.predict(rows)
-            rows = rows if lengths is None else align_right(rows, lengths)
-        predicting = min(num_latents or self.config.num_targets, tokens.shape[1])
-        return self.predict(rows[:, -predicting:])
+        if self.config.pattern != "ecp" or num_latents is not None:
+            if self.config.pattern == "ecp" and lengths is not None:
+                rows = align_right(rows, lengths)
+            rows = rows[:, -min(num_latents or self.config.num_targets, tokens.shape[1]) :]
+        return self.predict(rows) if project else self.norm(rows)
 
     def states(
         self,

@@ -25,6 +25,7 @@ from perceivers.nn.initial import truncated_normal, variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
 from perceivers.nn.positions import PositionTables, Rotation, fourier_table, sinusoidal_table
+from perceivers.nn.spread import Spread
 
 
 class PerceiverAR(nn.Module):
@@ -56,6 +57,8 @@ class PerceiverAR(nn.Module):
         self.extra_cross_attends = nn.ModuleDict({str(i): cross_attend(config) for i in config.extra_cross_attends})
         self.norm = nn.LayerNorm(config.dim)
         self.logits = Linear(config.dim, config.vocab_size)
+        self.spread: Spread | None = None
+        """Where the context is spread over processes: which part of it is read here. See `spread_context`."""
         self.init_weights()
 
     @torch.no_grad()
@@ -87,7 +90,8 @@ class PerceiverAR(nn.Module):
         positions: Int[Tensor, "batch seq axes"] | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
         num_latents: int | None = None,
-    ) -> Float[Tensor, "batch latents vocab"]:
+        project: bool = True,
+    ) -> Float[Tensor, "batch latents vocab"] | Float[Tensor, "batch latents dim"]:
         """Logits of the token after each of the last `num_latents` positions of every row.
 
         Args:
@@ -96,12 +100,51 @@ class PerceiverAR(nn.Module):
             lengths: Real tokens of each row; None where no row is padded (then no mask is built). Row r's latent j sits
                 at column `lengths[r] - num_latents + j`; where that is negative its logits mean nothing.
             num_latents: In place of the configured number: less is faster, more reads more.
+            project: Give logits; otherwise what the output layer `logits` makes them of.
 
         Raises:
             ValueError: More latents than tokens or learned queries; positions missing, of other axes or beyond a table.
         """
         config = self.config
         num_latents = config.num_latents if num_latents is None else num_latents
+        tokens, positions, real = self.align(tokens, positions, lengths, num_latents)
+        if self.training and config.prefix_dropout:
+            tokens, positions, real = self._drop_prefix(tokens, positions, real, num_latents)
+
+        columns = (
+            slice(0, tokens.shape[1]) if self.spread is None else self.spread.columns(tokens.shape[1], num_latents)
+        )
+        context, ids = self.context(tokens[:, columns], positions[:, columns])
+        rotate_k = self.rotate_context(positions[:, columns])
+        if ids is None and self.spread is None:
+            inputs = context[:, -num_latents:]
+        else:
+            inputs = self.embed(tokens[:, -num_latents:], positions[:, -num_latents:])
+        latents = self.start_latents(inputs)
+        rotate_q, rotate = self.rotate_latents(positions[:, -num_latents:])
+        cross_mask = self.cross_mask(tokens.shape[1], num_latents, real, columns)
+        mask = self.latent_mask(latents, None if real is None else real[:, -num_latents:])
+
+        reading = {"ids": ids, "mask": cross_mask, "rotate_q": rotate_q, "rotate_k": rotate_k}
+        if self.cross_attend is not None:
+            latents = self.cross_attend(latents, context, **reading)
+        for i, layer in enumerate(self.layers):
+            latents = layer(latents, mask=mask, rotate=rotate)
+            if i in config.extra_cross_attends:
+                latents = self.extra_cross_attends[str(i)](latents, context, **reading)
+        latents = self.outputs(latents)
+        return self.logits(latents) if project else latents
+
+    def spread_context(self, spread: Spread | None) -> None:
+        """Read only a part of the context from here on, and the rest through other processes; None for all of it."""
+        self.spread = spread
+        for reader in self.readers().values():
+            reader.attention.spread = spread
+
+    def align(
+        self, tokens: Tensor, positions: Tensor | None, lengths: Tensor | None, num_latents: int
+    ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "#batch seq axes"], Bool[Tensor, "batch seq"] | None]:
+        """Rows with their padding at the left, positions, and which columns hold tokens (None: all)."""
         if not 0 < num_latents <= tokens.shape[1]:
             raise ValueError(f"num_latents={num_latents} must lie in 1..{tokens.shape[1]}, the length of the input")
         real = None
@@ -109,25 +152,29 @@ class PerceiverAR(nn.Module):
             real = length_mask(lengths, tokens.shape[1])
             tokens = align_right(tokens, lengths)
             positions = None if positions is None else align_right(positions, lengths)
-        positions = self._positions(tokens, positions, real)
-        if self.training and config.prefix_dropout:
-            tokens, positions, real = self._drop_prefix(tokens, positions, real, num_latents)
+        return tokens, self._positions(tokens, positions, real), real
 
-        context = self.embed(tokens, positions)
-        latents = self.start_latents(context[:, -num_latents:])
-        rotate_k = self.rotate_context(positions)
-        rotate_q, rotate = self.rotate_latents(positions[:, -num_latents:])
-        cross_mask = self.cross_mask(tokens.shape[1], num_latents, real)
-        mask = self._latent_mask(latents, None if real is None else real[:, -num_latents:])
+    def context(
+        self, tokens: Int[Tensor, "batch n"], positions: Int[Tensor, "#batch n axes"]
+    ) -> tuple[Float[Tensor, "*context input_dim"], Int[Tensor, "batch n"] | None]:
+        """What keys and values are projected from, and which of its rows they are (None: all, in order)."""
+        if self.reads_by_id(tokens):
+            return self.token_embedding.weight, tokens
+        return self.embed(tokens, positions), None
 
-        if self.cross_attend is not None:
-            latents = self.cross_attend(latents, context, mask=cross_mask, rotate_q=rotate_q, rotate_k=rotate_k)
-        for i, layer in enumerate(self.layers):
-            latents = layer(latents, mask=mask, rotate=rotate)
-            if i in config.extra_cross_attends:
-                read = self.extra_cross_attends[str(i)]
-                latents = read(latents, context, mask=cross_mask, rotate_q=rotate_q, rotate_k=rotate_k)
-        return self.predict(latents)
+    def reads_by_id(self, tokens: Int[Tensor, "batch seq"]) -> bool:
+        """Whether keys and values are projected once for each id of the vocabulary, and not for each token.
+
+        Without position tables they follow from the id alone, before keys turn. It is the same in exact arithmetic,
+        and less work where there are more tokens than ids.
+        """
+        return self.position_tables is None and self.config.vocab_size < tokens.numel()
+
+    def readers(self) -> dict[int, CrossAttentionBlock]:
+        """Blocks that read the context, by the layer that they follow; -1 is before all layers."""
+        found: dict[int, CrossAttentionBlock] = {} if self.cross_attend is None else {-1: self.cross_attend}
+        extra = self.extra_cross_attends
+        return found | {layer: extra[str(layer)] for layer in self.config.extra_cross_attends}  # pyright: ignore
 
     def embed(
         self, tokens: Int[Tensor, "batch n"], positions: Int[Tensor, "#batch n axes"]
@@ -183,12 +230,12 @@ class PerceiverAR(nn.Module):
             latents = latents + self.latent_offsets.repeat(inputs.shape[1], 1)
         return self.queries.finish(latents)
 
-    def predict(self, latents: Float[Tensor, "batch per_n dim"]) -> Float[Tensor, "batch n vocab"]:
-        """Logits from latents that have read everything."""
+    def outputs(self, latents: Float[Tensor, "batch per_n dim"]) -> Float[Tensor, "batch n dim"]:
+        """What logits are made of, from latents that have read everything."""
         latents = self.norm(latents)
         if self.config.latents_per_position > 1:
             latents = reduce(latents, "b (n per) d -> b n d", "mean", per=self.config.latents_per_position)
-        return self.logits(latents)
+        return latents
 
     def rotate_context(self, positions: Int[Tensor, "#batch n axes"]) -> Rotation | None:
         """How the cross-attends' keys turn; None for tables."""
@@ -213,16 +260,23 @@ class PerceiverAR(nn.Module):
             dtype=self.token_embedding.weight.dtype,
         )
 
-    def cross_mask(self, keys: int, num_latents: int, real: Bool[Tensor, "batch keys"] | None) -> AttentionMask:
-        """What latents at the last `num_latents` positions may read of a context that ends with them."""
+    def cross_mask(
+        self, keys: int, num_latents: int, real: Bool[Tensor, "batch keys"] | None, columns: slice | None = None
+    ) -> AttentionMask:
+        """What latents at the last `num_latents` positions may read of a context that ends with them, or of a part."""
         per_position = self.config.latents_per_position
         if per_position == 1:
-            return AttentionMask(causal=True, keys=real)
-        pairs = AttentionMask(causal=True).dense(num_latents, keys, self.norm.weight.device)
-        assert pairs is not None
-        return AttentionMask(keys=real, pairs=pairs.repeat_interleave(per_position, 1))
+            mask = AttentionMask(causal=True, keys=real)
+        else:
+            pairs = AttentionMask(causal=True).dense(num_latents, keys, self.norm.weight.device)
+            assert pairs is not None
+            mask = AttentionMask(keys=real, pairs=pairs.repeat_interleave(per_position, 1))
+        if columns is None or columns == slice(0, keys):
+            return mask
+        return mask.part(columns.start, columns.stop, queries=num_latents, keys=keys, device=self.norm.weight.device)
 
-    def _latent_mask(self, latents: Float[Tensor, "b per_n dim"], real: Bool[Tensor, "b n"] | None) -> AttentionMask:
+    def latent_mask(self, latents: Float[Tensor, "b per_n dim"], real: Bool[Tensor, "b n"] | None) -> AttentionMask:
+        """What latents may read of each other; `real` says which of their positions hold tokens."""
         per_position = self.config.latents_per_position
         if real is not None:
             real = None if bool(real.all()) else real.repeat_interleave(per_position, 1)

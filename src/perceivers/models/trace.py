@@ -20,6 +20,7 @@ from perceivers.models.hip_config import DataSet, HiPConfig
 from perceivers.models.input_config import InputConfig, MultimodalInputConfig
 from perceivers.models.output_config import AverageOutputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.models.recompute import recompute_layers, recomputed_layers
 
 SHAPES = FakeTensorMode(allow_non_fake_inputs=True)
 """Tensors that are made in it have a shape, a type and a device, and no memory."""
@@ -98,13 +99,14 @@ def _readable(config: TracedConfig) -> TracedConfig:
 
 
 @lru_cache(maxsize=64)
-def kept(config: TracedConfig, *, rows: int, bfloat16: bool) -> Kept:
+def kept(config: TracedConfig, *, rows: int, bfloat16: bool, recompute: bool = False) -> Kept:
     """What a forward pass in training leaves in memory on a CPU.
 
     Args:
         config: The model.
         rows: Samples of a batch.
         bfloat16: Matrix products in bfloat16, the rest in float32.
+        recompute: Layers keep their inputs alone (while one of them is computed again, it takes more than that).
     """
     saved: dict[int, Tensor] = {}
 
@@ -112,7 +114,14 @@ def kept(config: TracedConfig, *, rows: int, bfloat16: bool) -> Kept:
         saved[tensor.untyped_storage()._cdata] = tensor  # views of one storage count once
         return tensor
 
-    model = _model(config).train()
+    def hold(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # checkpoints do not tell of what they keep
+        pack(inputs[0])
+
+    model = (_model.__wrapped__ if recompute else _model)(config).train()
+    if recompute:
+        for layer in recomputed_layers(model):
+            layer.register_forward_pre_hook(hold)
+        recompute_layers(model)
     with SHAPES:
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),

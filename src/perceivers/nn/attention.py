@@ -9,18 +9,22 @@ Back ends, equal within rounding:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, causal_mask
 from perceivers.nn.positions import Rotation
+from perceivers.nn.rows import take_rows
+
+if TYPE_CHECKING:
+    from perceivers.nn.spread import Spread
 
 Backend = Literal["auto", "reference", "sdpa"]
 BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa")
@@ -74,6 +78,8 @@ class Attention(nn.Module):
         self.widths = (inner_dim, value_dim)
         self.zero_empty = zero_empty
         self.backend: Backend = backend
+        self.spread: Spread | None = None
+        """Where keys and values are spread over processes: how they are read."""
         self.to_q = Linear(dim, inner_dim)
         self.to_kv = Linear(context_dim, inner_dim + value_dim)
         self.to_out = Linear(value_dim, dim)
@@ -91,10 +97,17 @@ class Attention(nn.Module):
         return self.read(x, *self.keys_values(context, rotate_k), mask=mask, rotate_q=rotate_q)
 
     def keys_values(
-        self, context: Float[Tensor, "batch keys context_dim"], rotate: Rotation | None = None
+        self,
+        context: Float[Tensor, "batch keys context_dim"] | Float[Tensor, "vocab context_dim"],
+        rotate: Rotation | None = None,
+        *,
+        ids: Int[Tensor, "batch keys"] | None = None,
     ) -> tuple[Float[Tensor, "batch h keys d"], Float[Tensor, "batch h keys dv"]]:
-        """Keys, turned by their positions, and values of `context`."""
-        k, v = (self._split_heads(part) for part in self.to_kv(context).split(self.widths, dim=-1))
+        """Keys, turned by their positions, and values of `context`, or of its rows `ids`, each projected once."""
+        projected = self.to_kv(context)
+        if ids is not None:
+            projected = take_rows(projected, ids)
+        k, v = (self._split_heads(part) for part in projected.split(self.widths, dim=-1))
         return (k if rotate is None else rotate(k)), v
 
     def read(
@@ -110,7 +123,9 @@ class Attention(nn.Module):
         """Read keys and values that `keys_values` made, in their precision."""
         q = self._split_heads(self.to_q(x))
         turned = (q if rotate_q is None else rotate_q(q)).to(keys.dtype)
-        if shared is None:
+        if self.spread is not None:
+            out = self.spread.attend(turned, keys, values, mask=mask)
+        elif shared is None:
             out = attend(turned, keys, values, mask=mask, backend=self.backend)
             if self.zero_empty and (visible := mask.dense(q.shape[2], keys.shape[2], q.device)) is not None:
                 out = out * visible.any(-1)[:, None, :, None]
@@ -168,17 +183,17 @@ def attend_shared(
     """
     samples = len(q) // len(shared.keys)
     together = rearrange(q, "(b s) h q d -> b h (s q) d", s=samples)
-    out, lse = _partial(together, shared.keys, shared.values, AttentionMask(keys=shared.real))
+    out, lse = partial_attention(together, shared.keys, shared.values, AttentionMask(keys=shared.real))
     out = rearrange(out, "b h (s q) d -> (b s) h q d", s=samples)
     lse = rearrange(lse, "b h (s q) -> (b s) h q", s=samples)
-    return _merge((out, lse), _partial(q, k, v, mask))[0]
+    return merge((out, lse), partial_attention(q, k, v, mask))[0]
 
 
 Part = tuple[Float[Tensor, "b h q dv"], Float[Tensor, "b h q"]]
 """Attention over some of the keys, and the log-sum-exp of its scores."""
 
 
-def _merge(one: Part, other: Part) -> Part:
+def merge(one: Part, other: Part) -> Part:
     """Attention over the keys of both."""
     lse = torch.logaddexp(one[1], other[1])
     # Weights stay in float32: the backward pass takes differences with the result, and in bfloat16 each rounding shows.
@@ -186,8 +201,8 @@ def _merge(one: Part, other: Part) -> Part:
     return out.addcmul_(other[0], (other[1] - lse).exp()[..., None]).to(one[0].dtype), lse
 
 
-def _partial(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Part:
-    """Attention with its log-sum-exp; for inference."""
+def partial_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Part:
+    """Attention with its log-sum-exp; without gradients."""
     queries, keys = q.shape[2], k.shape[2]
     if q.device.type == "cpu" and mask.pairs is None:
         if mask.causal and queries > 1:
@@ -269,7 +284,7 @@ def _lower_right_parts(q: Tensor, k: Tensor, v: Tensor, prefix_bias: Tensor | No
     rest = FLASH_CPU(q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias)
     if split == 0:
         return rest
-    return _merge(FLASH_CPU(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias), rest)
+    return merge(FLASH_CPU(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias), rest)
 
 
 class _MergedAttention(torch.autograd.Function):

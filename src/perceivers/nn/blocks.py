@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perceivers.nn.attention import Attention, Backend, SharedContext
@@ -99,20 +99,26 @@ class CrossAttentionBlock(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "batch queries dim"],
-        context: Float[Tensor, "batch keys context_dim"],
+        context: Float[Tensor, "batch keys context_dim"] | Float[Tensor, "vocab context_dim"],
         *,
         mask: AttentionMask,
+        ids: Int[Tensor, "batch keys"] | None = None,
         rotate_q: Rotation | None = None,
         rotate_k: Rotation | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Latents after reading `context`."""
-        return self.read(latents, *self.keys_values(context, rotate_k), mask=mask, rotate_q=rotate_q)
+        """Latents after reading `context`, or its rows `ids`, each of which is then projected once."""
+        keys, values = self.keys_values(context, rotate_k, ids=ids)
+        return self.read(latents, keys, values, mask=mask, rotate_q=rotate_q)
 
     def keys_values(
-        self, context: Float[Tensor, "batch keys context_dim"], rotate: Rotation | None = None
+        self,
+        context: Float[Tensor, "batch keys context_dim"] | Float[Tensor, "vocab context_dim"],
+        rotate: Rotation | None = None,
+        *,
+        ids: Int[Tensor, "batch keys"] | None = None,
     ) -> tuple[Float[Tensor, "batch heads keys d"], Float[Tensor, "batch heads keys dv"]]:
-        """What latents read of `context`; it depends on nothing else."""
-        return self.attention.keys_values(self.norm_context(context), rotate)
+        """What latents read of `context`, or of its rows `ids`; it depends on nothing else."""
+        return self.attention.keys_values(self.norm_context(context), rotate, ids=ids)
 
     def read(
         self,

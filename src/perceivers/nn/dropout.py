@@ -24,7 +24,7 @@ class Dropout(nn.Module):
         """Drop in training; nothing happens in evaluation."""
         if not self.training or self.share == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # compiled, numbers are drawn where they are used
             return F.dropout(x, self.share)
         dropped = max(1, min(round(256 * self.share), 255))
         draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)

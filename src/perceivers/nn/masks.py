@@ -39,6 +39,27 @@ class AttentionMask:
             mask = self.pairs if mask is None else mask & self.pairs
         return None if mask is None else mask.expand(-1, queries, -1)
 
+    def part(self, start: int, stop: int, *, queries: int, keys: int, device: torch.device) -> "AttentionMask":
+        """The same conditions on the keys from `start` to `stop` alone.
+
+        Those that all queries come after are not causal; those that end with the last key still are.
+
+        Args:
+            start: First key.
+            stop: After the last key.
+            queries: As many as there are.
+            keys: As many as there are, all parts together.
+            device: Where to make what has to be spelled out.
+        """
+        real = None if self.keys is None else self.keys[:, start:stop]
+        pairs = None if self.pairs is None else self.pairs[..., start:stop]
+        if not self.causal or stop <= keys - queries + 1:
+            return AttentionMask(keys=real, pairs=pairs)
+        if stop == keys and stop - start >= queries:
+            return AttentionMask(causal=True, keys=real, pairs=pairs)
+        rest = causal_mask(queries, keys, device=device)[None, :, start:stop]
+        return AttentionMask(keys=real, pairs=rest if pairs is None else pairs & rest)
+
 
 def causal_mask(queries: int, keys: int, *, block: int = 1, device: torch.device) -> Bool[Tensor, "queries keys"]:
     """Bottom-right aligned causal mask between positions that hold `block` rows each.

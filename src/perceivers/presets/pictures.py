@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from perceivers.data.picture_config import PictureConfig, WarpConfig
-from perceivers.models.feature_config import FlowFeatures, PixelFeatures
+from perceivers.models.feature_config import PatchFeatures, PixelFeatures
 from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions
-from perceivers.models.output_config import AverageOutputConfig, GridHead, InputQueries, QueryOutputConfig
+from perceivers.models.output_config import AverageOutputConfig, InputQueries, PatchHead, QueryOutputConfig
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.train.config import CrossEntropy, EndPointError, OptimConfig, Reconstruction, TrainConfig
 
@@ -15,23 +15,26 @@ def mnist() -> TrainConfig:
     """Handwritten digits from raw pixels: a Perceiver that reads all 784 of them three times."""
     return TrainConfig(
         model=_digits(FourierPositions(bands=6)),
-        data=PictureConfig(batch_size=64, shift=2, rotate=10.0, scale=0.1),
+        data=PictureConfig(batch_size=64, shift=1),
         objective=CrossEntropy(z_loss=0.0),
-        optim=_optim(),
+        optim=_optim(lr=3e-3),
         max_steps=1_000_000,
         max_minutes=40.0,
-        eval_every=1000,
+        compile=True,
+        eval_every=2000,
         eval_tokens=5000,
-        save_every=1000,
+        save_every=2000,
     )
 
 
 def mnist_permuted() -> TrainConfig:
     """Handwritten digits whose pixels stand in one random order: the model learns where they belong."""
+    plain = mnist()
+    assert isinstance(plain.data, PictureConfig)
     return replace(
-        mnist(),
-        model=_digits(LearnedPositions(channels=26, init_std=1.0)),
-        data=PictureConfig(batch_size=64, permutation=0),
+        plain,
+        model=_digits(LearnedPositions(channels=31, init_std=1.0)),
+        data=replace(plain.data, permutation=0),  # digits are moved before their pixels are mixed
     )
 
 
@@ -40,9 +43,9 @@ def _digits(positions: FourierPositions | LearnedPositions) -> PerceiverIOConfig
         input=InputConfig(features=PixelFeatures(shape=(28, 28, 1)), positions=positions),
         encoder=EncoderConfig(
             num_latents=16,
-            dim=128,
+            dim=96,
             blocks=3,
-            depth=2,
+            depth=1,
             block_sharing="none",
             cross_attends=3,
             cross_sharing="all",
@@ -54,28 +57,42 @@ def _digits(positions: FourierPositions | LearnedPositions) -> PerceiverIOConfig
     )
 
 
-def _optim() -> OptimConfig:
+def _optim(lr: float = 1e-3) -> OptimConfig:
     return OptimConfig(
-        optimizer="adamw", lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98), schedule="cosine", warmup_steps=300
+        optimizer="adamw", lr=lr, weight_decay=0.02, betas=(0.9, 0.98), schedule="cosine", warmup_steps=300
     )
 
 
 def flow_small() -> TrainConfig:
-    """Optical flow between photos and their warped copies: Perceiver IO on frames of 64 x 96."""
-    shape = (64, 96)
+    """Optical flow between photos and their warped copies: Perceiver IO on patches of two frames of 64 x 96."""
+    shape, patch = (64, 96), 8
+    grid = (shape[0] // patch, shape[1] // patch)
     return TrainConfig(
         model=PerceiverIOConfig(
-            input=InputConfig(features=FlowFeatures(shape=(2, *shape, 3)), positions=FourierPositions(bands=32)),
-            encoder=EncoderConfig(num_latents=192, dim=192, blocks=1, depth=6, heads=6, cross_channels="latent"),
+            input=InputConfig(
+                features=PatchFeatures(shape=(2, *shape, 3), patch=patch, time_patch=2, channels=192),
+                positions=LearnedPositions(channels=192, init_std=0.1),
+                combine="add",
+            ),
+            encoder=EncoderConfig(
+                num_latents=96, dim=192, blocks=1, depth=4, heads=6, cross_heads=6, cross_channels="latent", widening=2
+            ),
             output=QueryOutputConfig(
-                queries=InputQueries(), channels=2, head=GridHead(shape=shape), zero_channels=True
+                queries=InputQueries(),
+                channels=2 * patch**2,
+                head=PatchHead(shape=grid, patch=patch),
+                heads=6,
+                widening=4,
+                query_residual=True,
+                zero_channels=True,
             ),
         ),
-        data=WarpConfig(batch_size=4, shape=shape),
+        data=WarpConfig(batch_size=16, shape=shape, mean=2.0, spacing=32),
         objective=EndPointError(),
         optim=_optim(),
         max_steps=1_000_000,
         max_minutes=30.0,
+        compile=True,
         eval_every=1000,
         save_every=1000,
     )
@@ -95,18 +112,20 @@ def fashion_mae() -> TrainConfig:
                 ),
             ),
             label_modalities=("label",),
-            groups=(8, 1, 8),
-            latents=(16, 32, 16),
+            groups=(4, 1, 4),
+            latents=(32, 32, 32),
             dims=(64, 192, 64),
             depths=(1, 3, 1),
             heads=(2, 6, 2),
             widening=(2, 2, 2),
+            embed_dim=96,
         ),
-        data=PictureConfig(batch_size=64, hidden=0.75),
+        data=PictureConfig(batch_size=16, hidden=0.75),
         objective=Reconstruction(),
-        optim=_optim(),
+        optim=_optim(lr=3e-3),
         max_steps=1_000_000,
         max_minutes=30.0,
+        compile=True,
         eval_every=1000,
         eval_tokens=2000,
         save_every=1000,

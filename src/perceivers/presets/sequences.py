@@ -131,7 +131,7 @@ def text_small() -> TrainConfig:
 def bytes_ecp() -> TrainConfig:
     """Text as bytes with ECP: each of 2048 reads its segment of 256 and the one before, in every layer."""
     return _bytes(
-        ECPConfig(vocab_size=BYTES_VOCAB, max_seq_len=2048, segment_len=256, dim=192, depth=10, heads=6, dropout=0.05)
+        ECPConfig(vocab_size=BYTES_VOCAB, max_seq_len=2048, segment_len=256, dim=192, depth=10, heads=3, dropout=0.05)
     )
 
 
@@ -153,8 +153,8 @@ def _bytes_ar(*, num_latents: int, depth: int, initial_cross_attend: bool = True
         initial_cross_attend=initial_cross_attend,
         dim=192,
         depth=depth,
-        heads=6,
-        cross_heads=6,
+        heads=3,
+        cross_heads=3,
         positions=RotaryPositions(channel_share=0.5),
         activation="gelu",
         dropout=0.05,
@@ -165,9 +165,10 @@ def _bytes(model: PerceiverARConfig | ECPConfig) -> TrainConfig:
     """What three models of one size have in common."""
     return TrainConfig(
         model=model,
-        data=DataConfig(batch_size=4, crop="uniform"),
-        optim=OptimConfig(lr=1.2e-3, betas=(0.9, 0.99), schedule="cosine", warmup_steps=200),
+        data=DataConfig(batch_size=2, crop="uniform"),
+        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), schedule="cosine", warmup_steps=200),
         max_steps=100_000,
         max_minutes=30.0,
+        compile=True,
         eval_every=500,
     )

@@ -15,6 +15,7 @@ from torch import nn
 
 from perceivers.hub import load_weights, read_tensors, write_tensors
 from perceivers.records import from_dict, to_dict
+from perceivers.train.parallel import part, whole
 
 
 @dataclass
@@ -31,21 +32,27 @@ class TrainState:
     """Fingerprint of the data."""
 
 
-def save_checkpoint(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Path:
+def save_checkpoint(
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, writes: bool = True
+) -> Path:
     """Write a checkpoint under `run`, unless there is one of this step, and remove all but the newest two.
+
+    It holds whole tensors, whatever the number of processes, so that any number of them resumes. Each process must call
+    this, and one writes.
 
     Raises:
         OSError: The disk is full or not writable; older checkpoints are as they were.
     """
     final = checkpoint_path(run, state.step)
-    if final.exists():
+    weights, moments = whole(model.state_dict()), whole(_moments(model, optimizer))
+    if not writes or final.exists():
         return final
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_tensors(model.state_dict(), partial / "model.safetensors")
-        write_tensors(_moments(model, optimizer), partial / "optimizer.safetensors")
+        write_tensors(weights, partial / "model.safetensors")
+        write_tensors(moments, partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(to_dict(state)), encoding="utf-8")
         for file in partial.iterdir():
             with file.open("rb+") as handle:
@@ -70,7 +77,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         state = from_dict(TrainState, json.loads((path / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged ({error}); remove it to go on from the one before") from error
-    load_weights(model, weights, source=str(path))
+    own = model.state_dict()
+    fitting = {name for name, x in weights.items() if name in own and own[name].shape == x.shape}
+    load_weights(model, weights | {name: part(weights[name], own[name]) for name in fitting}, source=str(path))
     _load_moments(model, optimizer, moments, path)
     return state
 
@@ -102,4 +111,5 @@ def _load_moments(
         name, moment = key.rsplit(".", 1)
         if name not in parameters:
             raise ValueError(f"checkpoint {path} has optimiser state for {name}, which the model doesn't train")
-        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+        parameter = parameters[name]
+        optimizer.state[parameter][moment] = part(value, parameter) if value.ndim else value.to(parameter.device)

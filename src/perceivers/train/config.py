@@ -6,7 +6,8 @@ from typing import Literal
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
-from perceivers.models.config import ModelConfig
+from perceivers.models.config import ModelConfig, SequenceConfig
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,12 @@ class CrossEntropy:
     """Weight of log Z squared, which keeps the logits' normaliser near 1."""
     label_smoothing: float = 0.0
     """Probability spread evenly over the wrong labels."""
+    sweep: int = 1
+    """Perceiver AR: blocks of num_latents tokens, the last of each row, that predict in one step and share a context."""
 
     def __post_init__(self) -> None:
+        if self.sweep < 1:
+            raise ValueError(f"sweep={self.sweep} must be at least 1 block")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1)")
 
@@ -82,6 +87,28 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """The processes of a run, which torchrun starts: dp x fsdp x cp of them, each with a device of its own."""
+
+    dp: int = 1
+    """Copies of the model; each reads rows of its own."""
+    fsdp: int = 1
+    """Parts in which weights, gradients and moments are cut; each process keeps one, and reads rows of its own."""
+    cp: int = 1
+    """Parts in which the context of a Perceiver AR is cut; each process reads one, of the same rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("dp", "fsdp", "cp"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1 process")
+
+    @property
+    def processes(self) -> int:
+        """All of them."""
+        return self.dp * self.fsdp * self.cp
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A complete training run."""
 
@@ -102,6 +129,12 @@ class TrainConfig:
     """Batches an update."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto = bfloat16 where the machine has it in hardware."""
+    compile: bool = False
+    """Run what torch.compile makes of the model: minutes to start, then faster steps. On a CPU it needs a C++ compiler."""
+    recompute: bool = False
+    """Keep only what enters each layer for the backward pass and compute the rest again: less memory, more time."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Processes that train together."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto."""
     seed: int = 0
@@ -127,6 +160,8 @@ class TrainConfig:
         return "hidden numbers" if hides else names.get(self.data.kind, "tokens")
 
     def __post_init__(self) -> None:
+        check_sweep(self.model, self.objective)
+        check_parallel(self)
         for name in ("max_steps", "accumulate", "log_every", "save_every", "eval_tokens", "sample_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -135,3 +170,38 @@ class TrainConfig:
                 raise ValueError(f"{name}={value} must be 0 or more")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes={self.max_minutes} must be positive")
+
+
+def num_targets(model: SequenceConfig, objective: ObjectiveConfig) -> int:
+    """Last tokens of a row that predict in a step."""
+    return model.num_targets * (objective.sweep if isinstance(objective, CrossEntropy) else 1)
+
+
+def check_sweep(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """Check that a model has room for the blocks that are to predict."""
+    if not isinstance(objective, CrossEntropy) or objective.sweep == 1:
+        return
+    if not isinstance(model, PerceiverARConfig):
+        raise ValueError(f"sweep={objective.sweep} is for Perceiver AR; a model of kind {model.kind!r} has sweep=1")
+    if model.prefix_dropout:
+        raise ValueError(f"sweep={objective.sweep} shares one context: set prefix_dropout to 0, or sweep to 1")
+    if objective.sweep * model.num_latents > model.max_seq_len:
+        raise ValueError(
+            f"sweep={objective.sweep} blocks x {model.num_latents} latents = {objective.sweep * model.num_latents} "
+            f"tokens, but the model reads {model.max_seq_len}: sweep at most {model.max_seq_len // model.num_latents}"
+        )
+
+
+def check_parallel(config: TrainConfig) -> None:
+    """Check that a run can be shared as it says."""
+    parallel, rows = config.parallel, config.data.batch_size
+    if rows % (readers := parallel.dp * parallel.fsdp):
+        raise ValueError(
+            f"batch_size={rows} rows do not divide among dp={parallel.dp} x fsdp={parallel.fsdp} = {readers} processes"
+        )
+    if parallel.cp > 1 and not isinstance(config.model, PerceiverARConfig):
+        raise ValueError(f"cp={parallel.cp} cuts a Perceiver AR's context; for a {config.model.kind!r} use dp or fsdp")
+    if parallel.cp > 1 and isinstance(config.objective, CrossEntropy) and config.objective.sweep > 1:
+        raise ValueError(f"sweep={config.objective.sweep} needs the context whole: set cp to 1")
+    if parallel.processes > 1 and config.sample_every:
+        raise ValueError("samples on the way need one process: set sample_every to 0")

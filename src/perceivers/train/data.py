@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from perceivers.data import picture_header
 from perceivers.data.batch import NUM_SPECIAL
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.data.loader import TokenLoader
@@ -16,10 +15,10 @@ from perceivers.data.tokens import TokenStore
 from perceivers.data.warps import WarpLoader
 from perceivers.evaluate.pictures import check_pictures
 from perceivers.models.config import ModelConfig, SequenceConfig
-from perceivers.models.feature_config import FlowFeatures, TokenFeatures
+from perceivers.models.feature_config import TokenFeatures
 from perceivers.models.input_config import InputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
-from perceivers.train.config import CrossEntropy, TrainConfig
+from perceivers.train.config import CrossEntropy, TrainConfig, num_targets
 
 Loader = TokenLoader | MirroredLoader | MaskedTextLoader | PictureLoader | WarpLoader
 """Batches as a function of the step."""
@@ -37,23 +36,25 @@ def open_store(path: str | Path) -> Store:
         FileNotFoundError: There is none.
         ValueError: It is damaged.
     """
-    header = Path(path) / "header.json"
-    if header.is_file() and f"perceivers {picture_header.KIND}" in header.read_text("utf-8", errors="replace"):
-        return PictureStore.open(path)
-    return TokenStore.open(path)
+    return PictureStore.open(path) if PictureStore.is_at(path) else TokenStore.open(path)
 
 
-def training_data(config: TrainConfig, store: Store | None) -> tuple[str, Loader, str]:
+def training_data(
+    config: TrainConfig, store: Store | None, *, rank: int = 0, world_size: int = 1
+) -> tuple[str, Loader, str]:
     """What the model will read ("tokenizer" in its config.json), training batches and fingerprint of a run's data.
+
+    Of each batch the process `rank` of `world_size` gets its share.
 
     Raises:
         ValueError: The store is missing, not needed, or not for this model.
     """
-    data, model, seed = config.data, config.model, config.seed
+    data, model = config.data, config.model
+    order = {"seed": config.seed, "rank": rank, "world_size": world_size}
     match data, store:
         case CopyConfig(), None:
             sequence_model(model)
-            return "copy", MirroredLoader(data, seed=seed), f"copy-{data.length}"
+            return "copy", MirroredLoader(data, **order), f"copy-{data.length}"
         case CopyConfig(), _:
             raise ValueError("this preset makes its own data (the copy task): leave --data out")
         case _, None:
@@ -62,17 +63,17 @@ def training_data(config: TrainConfig, store: Store | None) -> tuple[str, Loader
                 f"`perceivers prepare {PREPARE[data.kind]} DIR --out STORE`"
             )
         case DataConfig(), TokenStore():
-            return store.tokenizer, _token_loader(config, data, store), store.fingerprint
+            return store.tokenizer, _token_loader(config, data, store, order), store.fingerprint
         case MaskedTextConfig(), TokenStore():
-            loader = MaskedTextLoader(store.split("train"), data, seq_len=masked_text_length(model, store), seed=seed)
+            loader = MaskedTextLoader(store.split("train"), data, seq_len=masked_text_length(model, store), **order)
             return "masked_bytes", loader, store.fingerprint
         case PictureConfig(), PictureStore():
             has_classes = isinstance(config.objective, CrossEntropy)
             check_picture_store(store, model, has_classes=has_classes)
-            return "pictures", PictureLoader(store.split("train"), data, seed=seed), store.fingerprint
+            return "pictures", PictureLoader(store.split("train"), data, **order), store.fingerprint
         case WarpConfig(), PictureStore():
             check_frames(model, data.shape)
-            return "frames", WarpLoader(store.split("train"), data, seed=seed), store.fingerprint
+            return "frames", WarpLoader(store.split("train"), data, **order), store.fingerprint
     kind = PREPARE[data.kind]
     raise ValueError(
         f"{store.path} holds {store.tokenizer!r}, which data of kind {data.kind!r} are not made of: "
@@ -80,15 +81,15 @@ def training_data(config: TrainConfig, store: Store | None) -> tuple[str, Loader
     )
 
 
-def _token_loader(config: TrainConfig, data: DataConfig, store: TokenStore) -> TokenLoader:
+def _token_loader(config: TrainConfig, data: DataConfig, store: TokenStore, order: dict[str, int]) -> TokenLoader:
     model = sequence_model(config.model)
     check_store(store, model)
     return TokenLoader(
         store.split("train"),
         data,
         seq_len=model.max_seq_len + 1,
-        num_targets=model.num_targets,
-        seed=config.seed,
+        num_targets=num_targets(model, config.objective),
+        **order,
         tokenizer=store.tokenizer,
     )
 
@@ -169,12 +170,12 @@ def check_frames(model: ModelConfig, shape: tuple[int, int]) -> None:
     Raises:
         ValueError: It reads others, or none.
     """
-    match model:
-        case PerceiverIOConfig(input=InputConfig(features=FlowFeatures(shape=(_, rows, columns, _)))):
-            if (rows, columns) != tuple(shape):
-                raise ValueError(
-                    f"--data.shape {shape[0]} {shape[1]}, but the model reads frames of {rows} x {columns}: "
-                    "make them equal"
-                )
-            return
-    raise ValueError(f"a model of kind {model.kind!r} with this input reads no pairs of frames: choose another preset")
+    if not isinstance(model, PerceiverIOConfig) or model.frames is None:
+        raise ValueError(
+            f"a model of kind {model.kind!r} with this input reads no pairs of frames: choose another preset"
+        )
+    rows, columns, _ = model.frames
+    if (rows, columns) != tuple(shape):
+        raise ValueError(
+            f"--data.shape {shape[0]} {shape[1]}, but the model reads frames of {rows} x {columns}: make them equal"
+        )

@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from perceivers.device import autocast
@@ -21,6 +22,7 @@ from perceivers.train.data import Store
 from perceivers.train.errors import TrainingError
 from perceivers.train.objectives import Batch, Loss, count_targets, objective_loss
 from perceivers.train.optim import clip_gradients
+from perceivers.train.parallel import total
 from perceivers.train.run import Run, save, start
 
 Hook = Callable[[nn.Module, int], dict[str, float]]
@@ -60,13 +62,13 @@ def train(
     run = start(config, out, store=store, init=init, resume=resume, tensorboard=tensorboard)
     state, batches = run.state, run.loader.iterate(run.state.step * config.accumulate)
     started, minutes_before = time.monotonic(), state.minutes
-    with closing(run.log), closing(batches), _progress_bar(run, progress) as bar:
+    with run.log or nullcontext(), closing(batches), _progress_bar(run, progress and run.log is not None) as bar:
         try:
             while run.share_done < 1:
                 values = train_step(run, batches)
-                state.minutes = minutes_before + (time.monotonic() - started) / 60
+                state.minutes = minutes_before + run.place.agreed(time.monotonic() - started, run.device) / 60
                 last = run.share_done >= 1
-                if last or state.step % config.log_every == 0:
+                if run.log is not None and (last or state.step % config.log_every == 0):
                     run.log.write(state.step, values | {"minutes": state.minutes, "tokens": state.tokens})
                 _show(bar, run, values)
                 if evaluate is not None and (last or (config.eval_every and state.step % config.eval_every == 0)):
@@ -76,7 +78,8 @@ def train(
                 if last or state.step % config.save_every == 0:
                     save(run)
         except KeyboardInterrupt:
-            save(run)
+            if run.place.alone:  # of several, some may be a step further
+                save(run)
             raise
         except Exception as error:
             if (advice := resource_advice(error)) is None:
@@ -92,18 +95,23 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         TrainingError: The loss is not finite; nothing was updated.
     """
     config, state = run.config, run.state
-    torch.manual_seed(step_seed(config.seed, state.step))
+    torch.manual_seed(step_seed(config.seed, state.step, run.place.reader))
     group = [next(batches).to(run.device) for _ in range(config.accumulate)]
-    count = sum(count_targets(batch, config.model, config.objective) for batch in group)
+    own = sum(count_targets(batch, config.model, config.objective) for batch in group)
+    count = round(float(total(torch.tensor(own, dtype=torch.float32, device=run.device), run.place)))
+    # Gradients of several processes are averaged, and a step's are a sum over all rows.
+    scale = run.place.readers / (count if config.optim.reduction == "mean" else 1)
     losses: list[Loss] = []
-    for batch in group:
+    for i, batch in enumerate(group):
+        if isinstance(run.model, FSDPModule):
+            run.model.set_requires_gradient_sync(i == len(group) - 1)
         with autocast(run.device, config.precision):
             loss = objective_loss(run.model, batch, config.objective)
-        (loss.sum / count if config.optim.reduction == "mean" else loss.sum).backward()
+        (loss.sum * scale).backward()
         losses.append(loss.detach())
-    total = sum(losses[1:], losses[0])
+    summed = sum(losses[1:], losses[0]).reduced(lambda values: total(values, run.place))
     grad_norm, lr = float(clip_gradients(run.model, config.optim.max_grad_norm)), run.lr
-    if not math.isfinite(grad_norm) or not math.isfinite(float(total.sum)):
+    if not math.isfinite(grad_norm) or not math.isfinite(float(summed.sum)):
         raise TrainingError(_not_finite(run, grad_norm))
     for parameters in run.optimizer.param_groups:
         parameters["lr"] = lr
@@ -112,13 +120,17 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         state.step += 1
         state.tokens += count
     run.optimizer.zero_grad()
-    values = {f"train/{name}": float(value) / count for name, value in total.shown.items()}
+    values = {f"train/{name}": float(value) / count for name, value in summed.shown.items()}
     return values | {"train/grad_norm": grad_norm, "train/lr": lr}
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of dropout in one update: of nothing else, so that a resumed run repeats an undisturbed one."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+def step_seed(seed: int, step: int, reader: int = 0) -> int:
+    """Seed of dropout in one update: of nothing else, so that a resumed run repeats an undisturbed one.
+
+    Processes that read different rows, numbered by `reader`, drop different channels.
+    """
+    entropy = (seed, step, reader) if reader else (seed, step)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
 @contextmanager
@@ -160,9 +172,10 @@ def _not_finite(run: Run, grad_norm: float) -> str:
 
 def _look(run: Run, hook: Hook, bar: tqdm) -> None:
     run.model.eval()
-    values = hook(run.model, run.state.step)
+    with torch.compiler.set_stance("force_eager"):  # few steps, of other shapes: compiling would take longer
+        values = hook(run.model, run.state.step)
     run.model.train()
-    if values:
+    if values and run.log is not None:
         run.log.write(run.state.step, values)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         bar.write(f"step {run.state.step}  {shown}")

@@ -39,6 +39,12 @@ class MetricsLog:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Flush what is buffered."""
         if self._writer is not None:

@@ -1,10 +1,13 @@
 """What a step minimises: a sum and a count, divided once over everything that a step sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perceivers.data.batch import TokenBatch
 from perceivers.data.masked_text import MaskedBatch
@@ -14,7 +17,9 @@ from perceivers.evaluate.masked import masked_logits
 from perceivers.evaluate.pictures import class_logits, reconstruction_errors
 from perceivers.evaluate.prediction import cross_entropy, predict
 from perceivers.models.config import ModelConfig, SequenceConfig
-from perceivers.train.config import CrossEntropy, EndPointError, ObjectiveConfig, Reconstruction
+from perceivers.models.cost import MOST_LOGITS
+from perceivers.models.swept import swept
+from perceivers.train.config import CrossEntropy, EndPointError, ObjectiveConfig, Reconstruction, num_targets
 
 Batch = TokenBatch | MaskedBatch | PictureBatch | FlowBatch
 
@@ -32,6 +37,11 @@ class Loss:
         shown = {name: value + other.shown[name] for name, value in self.shown.items()}
         return Loss(self.sum + other.sum, shown)
 
+    def reduced(self, add: Callable[[Tensor], Tensor]) -> "Loss":
+        """With the sums of other processes, which `add` adds; all of them travel together."""
+        first, *others = add(torch.stack([self.sum, *(value.to(self.sum) for value in self.shown.values())]))
+        return Loss(first, dict(zip(self.shown, others, strict=True)))
+
     def detach(self) -> "Loss":
         """The numbers alone."""
         return Loss(self.sum.detach(), self.shown)
@@ -45,8 +55,10 @@ def objective_loss(model: nn.Module, batch: Batch, config: ObjectiveConfig) -> L
     """
     match config, batch:
         case CrossEntropy(), TokenBatch():
-            logits, (labels, mask) = predict(model, batch, num_latents=model.config.num_targets)  # pyright: ignore
-            return label_loss(logits[mask], labels[mask], config)
+            targets = num_targets(model.config, config)  # pyright: ignore[reportArgumentType]
+            read = model if config.sweep == 1 else partial(swept, model)  # pyright: ignore[reportArgumentType]
+            rows, (labels, mask) = predict(read, batch, num_latents=targets, project=False)
+            return output_loss(model.logits, rows[mask], labels[mask], config)  # pyright: ignore[reportArgumentType]
         case CrossEntropy(), MaskedBatch():
             return label_loss(masked_logits(model, batch), batch.labels[batch.masked], config)
         case CrossEntropy(), PictureBatch(labels=Tensor() as labels):
@@ -63,11 +75,27 @@ def count_targets(batch: Batch, model: ModelConfig, objective: ObjectiveConfig) 
     match batch, objective:
         case TokenBatch(), _:
             assert isinstance(model, SequenceConfig)
-            return int((batch.lengths - 1).clamp(0, model.num_targets).sum())
+            return int((batch.lengths - 1).clamp(0, num_targets(model, objective)).sum())
         case PictureBatch(hidden=Tensor() as hidden), Reconstruction():
             return int(hidden.sum()) * batch.pixels.shape[-1]
         case _:
             return batch.targets
+
+
+def output_loss(
+    output: nn.Linear, rows: Float[Tensor, "targets dim"], labels: Int[Tensor, " targets"], config: CrossEntropy
+) -> Loss:
+    """The loss of what an output layer makes of `rows`; of many logits few exist at once, computed twice each."""
+    at_once = max(1, MOST_LOGITS // output.out_features)
+    if len(rows) <= at_once:
+        return label_loss(output(rows), labels, config)
+
+    def part(rows: Tensor, labels: Tensor) -> Loss:
+        return label_loss(output(rows), labels, config)
+
+    pieces = zip(rows.split(at_once), labels.split(at_once), strict=True)
+    losses: list[Loss] = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]  # pyright: ignore
+    return sum(losses[1:], losses[0])
 
 
 def label_loss(logits: Float[Tensor, "targets classes"], labels: Int[Tensor, " targets"], config: CrossEntropy) -> Loss:

@@ -11,6 +11,7 @@ from perceivers.device import pick_device
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
 from perceivers.models.build import build
+from perceivers.models.recompute import recompute_layers
 from perceivers.records import to_dict
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from perceivers.train.config import TrainConfig
@@ -19,6 +20,7 @@ from perceivers.train.data_record import record_data
 from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
 from perceivers.train.optim import build_optimizer, learning_rate
+from perceivers.train.parallel import Place, join, share, whole
 
 
 @dataclass
@@ -32,8 +34,10 @@ class Run:
     optimizer: torch.optim.Optimizer
     loader: Loader
     state: TrainState
-    log: MetricsLog
+    log: MetricsLog | None
+    """None where another process writes it."""
     device: torch.device
+    place: Place
 
     @property
     def share_done(self) -> float:
@@ -63,8 +67,8 @@ def start(
     if not resume and (found or (out / WEIGHTS).exists()):
         what = f"a run that got to {found[-1].name}" if found else "a saved model"
         raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
-    device = pick_device(config.device)
-    tokenizer, loader, fingerprint = training_data(config, store)
+    place, device = join(config.parallel, pick_device(config.device))
+    tokenizer, loader, fingerprint = training_data(config, store, rank=place.reader, world_size=place.readers)
     torch.manual_seed(config.seed)
     model = build(config.model)
     if init is not None and not found:
@@ -72,7 +76,14 @@ def start(
         if initial_tokenizer != tokenizer:
             raise ValueError(f"{init} was trained on {initial_tokenizer!r} tokens, the data has {tokenizer!r}")
         load_weights(model, initial.state_dict(), source=str(init))
-    model.to(device).train()
+    if place.alone:
+        model.to(device)
+    model.train()
+    if config.recompute:
+        recompute_layers(model)
+    if config.compile:
+        model.compile()
+    share(model, place, device)
     optimizer = build_optimizer(model, config.optim)
     state = TrainState(store=fingerprint)
     if found:
@@ -82,13 +93,15 @@ def start(
                 f"the data has changed since {found[-1]} was saved (fingerprint {state.store}, now {fingerprint}): "
                 "give the old store, or start a new run with --init and another --out"
             )
+    if place.rank:
+        return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place)
     out.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     replace_file(out / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
     if store is not None:
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
-    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device)
+    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place)
 
 
 def save(run: Run) -> None:
@@ -100,8 +113,10 @@ def save(run: Run) -> None:
         TrainingError: The disk is full or not writable; older checkpoints are as they were.
     """
     try:
-        write_model(run.model, run.config.model, run.tokenizer, run.out)
-        save_checkpoint(run.out, run.model, run.optimizer, run.state)
+        weights, writes = whole(run.model.state_dict()), run.place.rank == 0
+        if writes:
+            write_model(weights, run.config.model, run.tokenizer, run.out)
+        save_checkpoint(run.out, run.model, run.optimizer, run.state, writes=writes)
     except OSError as error:
         raise TrainingError(
             f"could not save step {run.state.step} to {run.out}: {error}; older checkpoints are as they were. "

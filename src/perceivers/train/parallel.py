@@ -1,0 +1,130 @@
+"""Training on several processes: rows, weights and context are shared among them.
+
+torchrun starts the processes; each finds its place here. Weights, gradients and moments are cut or copied by
+`fully_shard` (FSDP2), whose gradients are averages over all processes. Context parallelism is in `nn.spread`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.recompute import recomputed_layers
+from perceivers.nn.spread import Spread
+from perceivers.train.config import ParallelConfig
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for another; one that has ended is noticed at once."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those of a run."""
+
+    config: ParallelConfig
+    rank: int = 0
+    """Of all processes. The first one writes files and prints."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.config.processes == 1
+
+    @property
+    def readers(self) -> int:
+        """Processes, or groups of them, that read rows of their own."""
+        return self.config.dp * self.config.fsdp
+
+    @property
+    def reader(self) -> int:
+        """Which of them this is. Processes are counted by dp, then cp, then fsdp, whose traffic is the largest."""
+        return self.rank // (self.config.cp * self.config.fsdp) * self.config.fsdp + self.rank % self.config.fsdp
+
+    def agreed(self, seconds: float, device: torch.device) -> float:
+        """The first process's `seconds`, so that all stop at the same step."""
+        if self.alone:
+            return seconds
+        told = torch.tensor(seconds, dtype=torch.float32, device=device)
+        dist.broadcast(told, 0)
+        return float(told)
+
+
+def join(config: ParallelConfig, device: torch.device) -> tuple[Place, torch.device]:
+    """Find this process's place, and its device; wait for the others.
+
+    Raises:
+        ValueError: torchrun has started another number of processes than `config` asks for.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != config.processes:
+        asked = f"dp={config.dp} x fsdp={config.fsdp} x cp={config.cp} = {config.processes} processes"
+        raise ValueError(
+            f"parallel asks for {asked}, but {started} started: "
+            f"torchrun --nproc-per-node {config.processes} -m perceivers train ..."
+        )
+    if started == 1:
+        return Place(config), device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return Place(config, dist.get_rank()), device
+
+
+def share(model: nn.Module, place: Place, device: torch.device) -> None:
+    """Cut the model's weights, and tell it which part of the context is its own; nothing happens to a lone process.
+
+    Every process must have built the same weights.
+    """
+    config = place.config
+    if place.alone:
+        return
+    if config.cp > 1:
+        assert isinstance(model, PerceiverAR)
+        cube = init_device_mesh(device.type, (config.dp, config.cp, config.fsdp), mesh_dim_names=("dp", "cp", "fsdp"))
+        model.spread_context(Spread(cube.get_group("cp")))
+    mesh = init_device_mesh(device.type, (config.dp * config.cp, config.fsdp), mesh_dim_names=("copies", "parts"))
+    for layer in recomputed_layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)  # its output layer is used after it returns
+
+
+def total(values: Tensor, place: Place) -> Tensor:
+    """Sum of what the readers of different rows have; those that share rows have the same."""
+    if place.alone:
+        return values
+    values = values / place.config.cp
+    dist.all_reduce(values)
+    return values
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors put together from the parts of all processes, each of which must call this."""
+    return {name: x.full_tensor().cpu() if isinstance(x, DTensor) else x for name, x in tensors.items()}
+
+
+def part(tensor: Tensor, like: Tensor) -> Tensor:
+    """What this process keeps of a whole tensor, which it has: the same part as of `like`."""
+    if not isinstance(like, DTensor):
+        return tensor.to(like.device)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process has."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def leave() -> None:
+    """Let go of the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
