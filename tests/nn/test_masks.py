@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -65,3 +67,25 @@ def test_latents_of_one_position_read_each_other() -> None:
     pairs = latent_mask(4, torch.tensor([[False, False, True, True]]), block=2, device=CPU).pairs
     assert pairs is not None
     assert pairs[0].long().tolist() == table("1 0 0 0", "0 1 0 0", "0 0 1 1", "0 0 1 1")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("spelled_out", [False, True])
+def test_parts_of_a_mask_make_the_whole(causal: bool, spelled_out: bool) -> None:
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    pairs = torch.rand(2, 5, 13) > 0.3 if spelled_out else None
+    mask = AttentionMask(causal=causal, keys=torch.rand(2, 13) > 0.3, pairs=pairs)
+    for bounds in ([0, 13], [0, 4, 13], [0, 8, 13], [0, 9, 13], [0, 6, 10, 13], [0, 0, 13, 13]):
+        parts = [
+            mask.part(start, stop, queries=5, keys=13, device=device).dense(5, stop - start, device)
+            for start, stop in itertools.pairwise(bounds)
+        ]
+        assert torch.equal(torch.cat(parts, -1), mask.dense(5, 13, device))
+
+
+def test_keys_that_all_queries_come_after_need_no_mask() -> None:
+    mask = AttentionMask(causal=True)
+    device = torch.device("cpu")
+    assert mask.part(0, 9, queries=5, keys=13, device=device) == AttentionMask()
+    assert mask.part(3, 13, queries=5, keys=13, device=device) == AttentionMask(causal=True)

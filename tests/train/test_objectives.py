@@ -8,6 +8,7 @@ from perceivers.data.batch import TokenBatch
 from perceivers.evaluate.prediction import cross_entropy, predict
 from perceivers.models.build import build
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
+from perceivers.train import objectives
 from perceivers.train.config import CrossEntropy
 from perceivers.train.objectives import count_targets, objective_loss
 
@@ -71,3 +72,18 @@ def test_a_fresh_model_finds_all_tokens_equally_likely(batch: TokenBatch) -> Non
     fresh = build(PerceiverARConfig(vocab_size=13, max_seq_len=11, num_latents=5, dim=14, heads=7, cross_heads=2))
     loss = objective_loss(fresh, batch, PLAIN)
     assert float(loss.shown["nats"]) == pytest.approx(7 * math.log(13))
+
+
+def test_logits_in_pieces(model: nn.Module, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers and gradients of all at once, and never more logits than said."""
+    results, sizes = [], []
+    model.logits.register_forward_hook(lambda _module, _inputs, out: sizes.append(len(out)))  # pyright: ignore
+    for most in (1000, 40):
+        monkeypatch.setattr(objectives, "MOST_LOGITS", most)
+        model.zero_grad()
+        loss = objective_loss(model, batch, CrossEntropy(label_smoothing=0.1))
+        loss.sum.backward()
+        results.append([loss.sum, *loss.shown.values(), *(p.grad for p in model.parameters())])
+    assert sizes == [7, 3, 3, 1, 1, 3, 3] or sizes == [7, 3, 3, 1, 3, 3, 1]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

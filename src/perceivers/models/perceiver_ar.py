@@ -122,7 +122,7 @@ class PerceiverAR(nn.Module):
             inputs = self.embed(tokens[:, -num_latents:], positions[:, -num_latents:])
         latents = self.start_latents(inputs)
         rotate_q, rotate = self.rotate_latents(positions[:, -num_latents:])
-        cross_mask = self.cross_mask(tokens.shape[1], num_latents, real, columns)
+        cross_mask = self.cross_mask(seq_len, num_latents, real, columns)
         mask = self.latent_mask(latents, None if real is None else real[:, -num_latents:])
 
         reading = {"ids": ids, "mask": cross_mask, "rotate_q": rotate_q, "rotate_k": rotate_k}

@@ -1,5 +1,6 @@
-"""Activation checkpointing: what a layer computes is not kept for the backward pass, but computed again (Chen et al.
-2016, https://arxiv.org/abs/1604.06174).
+"""Activation checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+
+What a layer computes is not kept for the backward pass, but computed again.
 """
 
 from functools import partial

@@ -2,8 +2,8 @@
 
 A row's last positions are cut in blocks of `num_latents`. Each block is what the model would be given if the row ended
 with it: its latents read everything before and themselves, and nothing of other blocks' latents. Keys and values of the
-context are computed once for all of them. With positions from the data and without dropout the losses of a row are those
-of as many crops, which end where the blocks end.
+context are computed once for all of them. With positions from the data and without dropout a row's losses are those of
+as many crops, which end where the blocks end.
 
 Letters: b batch, n positions that predict, all blocks together.
 """

@@ -93,7 +93,7 @@ class _Spread(torch.autograd.Function):
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Part:
-    """Attention to the keys of this process, in float32 or wider, with its log-sum-exp; to no keys, it counts nothing."""
+    """Attention to this process's keys and its log-sum-exp, in float32 or wider; without keys it counts nothing."""
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=wide, device=q.device)
     lse = torch.full(q.shape[:-1], 2 * MASKED, dtype=wide, device=q.device)

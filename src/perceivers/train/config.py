@@ -20,7 +20,7 @@ class CrossEntropy:
     label_smoothing: float = 0.0
     """Probability spread evenly over the wrong labels."""
     sweep: int = 1
-    """Perceiver AR: blocks of num_latents tokens, the last of each row, that predict in one step and share a context."""
+    """Perceiver AR: so many blocks of num_latents tokens, a row's last, predict in one step and share a context."""
 
     def __post_init__(self) -> None:
         if self.sweep < 1:
@@ -130,7 +130,7 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto = bfloat16 where the machine has it in hardware."""
     compile: bool = False
-    """Run what torch.compile makes of the model: minutes to start, then faster steps. On a CPU it needs a C++ compiler."""
+    """Train what torch.compile makes of the model: minutes to start, then faster steps; CPUs need a C++ compiler."""
     recompute: bool = False
     """Keep only what enters each layer for the backward pass and compute the rest again: less memory, more time."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -1,6 +1,7 @@
 """Which batches a run trains on, and whether its model can read them."""
 
 from pathlib import Path
+from typing import Any
 
 from perceivers.data.batch import NUM_SPECIAL
 from perceivers.data.config import CopyConfig, DataConfig
@@ -50,7 +51,7 @@ def training_data(
         ValueError: The store is missing, not needed, or not for this model.
     """
     data, model = config.data, config.model
-    order = {"seed": config.seed, "rank": rank, "world_size": world_size}
+    order: dict[str, Any] = {"seed": config.seed, "rank": rank, "world_size": world_size}
     match data, store:
         case CopyConfig(), None:
             sequence_model(model)
@@ -81,7 +82,7 @@ def training_data(
     )
 
 
-def _token_loader(config: TrainConfig, data: DataConfig, store: TokenStore, order: dict[str, int]) -> TokenLoader:
+def _token_loader(config: TrainConfig, data: DataConfig, store: TokenStore, order: dict[str, Any]) -> TokenLoader:
     model = sequence_model(config.model)
     check_store(store, model)
     return TokenLoader(
