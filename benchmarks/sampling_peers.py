@@ -28,16 +28,21 @@ SHORT_BURST = 4
 
 
 def peers(scale: Scale, environment: Path) -> Iterator[Row]:
+    installed = installed_peers(environment)
+    if not installed:
+        return
+    with Worker(environment / "bin" / "python", Path(__file__).with_name("sampling_worker.py")) as worker:
+        for context in scale.contexts:
+            yield from _at_context(scale, context, worker, installed)
+
+
+def installed_peers(environment: Path) -> list[str]:
+    """The packages that could be installed in an environment, which is made if there is none."""
     python = environment / "bin" / "python"
     if not python.with_name("pip").exists():
         print(f"  making an environment in {environment}", file=sys.stderr)
         venv.create(environment, with_pip=True)
-    installed = [peer for peer in VERSIONS if _install(python, peer)]
-    if not installed:
-        return
-    with Worker(python) as worker:
-        for context in scale.contexts:
-            yield from _at_context(scale, context, worker, installed)
+    return [peer for peer in VERSIONS if _install(python, peer)]
 
 
 def _install(python: Path, peer: str) -> bool:
@@ -53,10 +58,9 @@ def _install(python: Path, peer: str) -> bool:
 
 
 class Worker:
-    """A process in the peers' environment: see `sampling_worker.py`."""
+    """A process that answers requests, such as `sampling_worker.py`."""
 
-    def __init__(self, python: Path) -> None:
-        script = Path(__file__).with_name("sampling_worker.py")
+    def __init__(self, python: Path, script: Path) -> None:
         command = [python, "-I", script, str(torch.get_num_threads())]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -1,0 +1,113 @@
+"""Steps of training: ours, another Perceiver AR and a decoder, as wide and as deep, on one row of bytes.
+
+    python benchmarks/training.py [P1 P2 P3 P4] [--quick] [--json FILE]
+
+Each model trains in a process of its own: forward, backward, AdamW. They take turns, a step each, and each ratio is
+taken inside a round. The table has the median of the rounds, the lowest and the highest, and the most memory that each
+process used above its libraries. Ours runs in float32 and with bfloat16 products; perceiver-ar-pytorch fails with the
+latter. Other packages are installed in an environment of their own. Nothing else should run beside it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampling_peers import ENVIRONMENT, VERSIONS, Worker, installed_peers
+from sampling_timing import Row, Task, in_turns
+from speed_table import parser_of, print_table
+
+SCRIPT = Path(__file__).with_name("training_worker.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How long rows are, and who trains on them."""
+
+    context: int
+    latents: int
+    peers: tuple[str, ...] = tuple(VERSIONS)
+    rounds: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large everything is."""
+
+    dim: int
+    depth: int
+    heads: int
+    settings: dict[str, Setting]
+
+
+FULL = Scale(
+    dim=512,
+    depth=8,
+    heads=8,
+    settings={
+        "P1": Setting(context=4096, latents=512),
+        "P2": Setting(context=16_384, latents=512),
+        # What a decoder keeps for its gradients does not fit into memory here.
+        "P3": Setting(context=65_536, latents=1024, peers=("perceiver-ar-pytorch",), rounds=3),
+        "P4": Setting(context=131_072, latents=1024, peers=(), rounds=3),
+    },
+)
+QUICK = Scale(
+    dim=32,
+    depth=2,
+    heads=2,
+    settings={
+        "P1": Setting(context=64, latents=16, rounds=2),
+        "P4": Setting(context=128, latents=16, rounds=2, peers=()),
+    },
+)
+
+
+def compare(name: str, setting: Setting, scale: Scale, peers: list[str]) -> Iterator[Row]:
+    """The rows of one setting."""
+    about = ("training", f"{name}: M {setting.context:,}, N {setting.latents:,}")
+    contenders = {"ours, float32": ("perceivers", False), "ours, bfloat16": ("perceivers", True)}
+    contenders |= {f"{peer}, float32": (peer, False) for peer in setting.peers if peer in peers}
+    size = {"dim": scale.dim, "depth": scale.depth, "heads": scale.heads, "latents": setting.latents}
+    with ExitStack() as stack:
+        tasks: dict[str, Task] = {}
+        workers: dict[str, Worker] = {}
+        for what, (who, bfloat16) in contenders.items():
+            python = Path(sys.executable) if who == "perceivers" else ENVIRONMENT / "bin" / "python"
+            workers[what] = worker = stack.enter_context(Worker(python, SCRIPT))
+            built = worker.ask(do="build", who=who, bfloat16=bfloat16, context=setting.context, **size)
+            yield Row.of(*about, f"{what}: parameters", built["parameters"] / 1e6, "million")
+            tasks[what] = lambda worker=worker: worker.ask(do="step")["seconds"]
+        seconds = in_turns(tasks, setting.rounds)
+        peaks = {what: worker.ask(do="peak")["bytes"] for what, worker in workers.items()}
+    for what, each in seconds.items():
+        targets = setting.context if what.startswith("x-") else setting.latents
+        yield Row.of(*about, f"{what}: a step", each, "s")
+        yield Row.of(*about, f"{what}: targets", targets / each, "targets/s")
+        yield Row.of(*about, f"{what}: most memory", peaks[what] / 1e9, "GB")
+    if (peer := "perceiver-ar-pytorch, float32") in seconds:
+        for ours in ("ours, float32", "ours, bfloat16"):
+            yield Row.of(*about, f"{peer} / {ours}: a step", seconds[peer] / seconds[ours], "x")
+            yield Row.of(*about, f"{ours} / {peer}: most memory", peaks[ours] / peaks[peer], "x")
+
+
+def table(names: list[str], scale: Scale) -> Iterator[Row]:
+    """The rows of all settings asked for."""
+    peers = installed_peers(ENVIRONMENT)
+    for name, setting in scale.settings.items():
+        if name in names or not names:
+            yield from compare(name, setting, scale, peers)
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = parser_of(__doc__)
+    parser.add_argument("settings", nargs="*", choices=[*FULL.settings, []], help="which of them; all without any")
+    args = parser.parse_args()
+    scale = QUICK if args.quick else FULL
+    print_table(table(args.settings, scale), scale=scale, json_file=args.json)
+
+
+if __name__ == "__main__":
+    main()
