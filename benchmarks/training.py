@@ -95,10 +95,10 @@ def compare(name: str, setting: Setting, scale: Scale, peers: list[str]) -> Iter
 
 def table(names: list[str], scale: Scale) -> Iterator[Row]:
     """The rows of all settings asked for."""
-    peers = installed_peers(ENVIRONMENT)
-    for name, setting in scale.settings.items():
-        if name in names or not names:
-            yield from compare(name, setting, scale, peers)
+    chosen = {name: setting for name, setting in scale.settings.items() if name in names or not names}
+    peers = installed_peers(ENVIRONMENT) if any(setting.peers for setting in chosen.values()) else []
+    for name, setting in chosen.items():
+        yield from compare(name, setting, scale, peers)
 
 
 def main() -> None:

@@ -19,6 +19,18 @@ CHUNK = 4096
 """Keys whose scores exist at once."""
 
 
+def columns_of(rank: int, size: int, *, seq_len: int, num_latents: int) -> slice:
+    """Which columns of a context one of `size` processes holds.
+
+    All have equally many, within one, but the last holds at least all positions of the latents: only there does what a
+    latent may read depend on its place.
+    """
+    last = min(seq_len, max(num_latents, seq_len // size))
+    if rank == size - 1:
+        return slice(seq_len - last, seq_len)
+    return slice(*((seq_len - last) * i // (size - 1) for i in (rank, rank + 1)))
+
+
 @dataclass(frozen=True)
 class Spread:
     """Which part of a context this process holds."""
@@ -27,17 +39,8 @@ class Spread:
     """The processes that share it."""
 
     def columns(self, seq_len: int, num_latents: int) -> slice:
-        """The columns of this process.
-
-        All have equally many, within one, but the last holds at least all positions of the latents: only there does
-        what a latent may read depend on its place.
-        """
-        rank, size = self.group.rank(), self.group.size()
-        last = min(seq_len, max(num_latents, seq_len // size))
-        if rank == size - 1:
-            return slice(seq_len - last, seq_len)
-        bounds = [(seq_len - last) * i // (size - 1) for i in (rank, rank + 1)]
-        return slice(*bounds)
+        """The columns of this process, see `columns_of`."""
+        return columns_of(self.group.rank(), self.group.size(), seq_len=seq_len, num_latents=num_latents)
 
     def attend(
         self,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from perceivers.train.data import Store
 from perceivers.train.errors import TrainingError
 from perceivers.train.objectives import Batch, Loss, count_targets, objective_loss
 from perceivers.train.optim import clip_gradients
-from perceivers.train.parallel import total
+from perceivers.train.parallel import leave, total
 from perceivers.train.run import Run, save, start
 
 Hook = Callable[[nn.Module, int], dict[str, float]]
@@ -82,9 +83,11 @@ def train(
                 save(run)
             raise
         except Exception as error:
-            if (advice := resource_advice(error)) is None:
+            advice = resource_advice(error) or (None if run.place.alone else lost_advice(error))
+            if advice is None:
                 raise
             raise TrainingError(f"{advice[0]} at step {state.step}: {advice[1]}") from error
+    leave()
     return run
 
 
@@ -156,6 +159,16 @@ def resource_advice(error: Exception) -> tuple[str, str] | None:
         return "out of memory", "lower --data.batch-size (and raise --accumulate as much), or make the model smaller"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full", "make room and go on with --resume"
+    return None
+
+
+def lost_advice(error: Exception) -> tuple[str, str] | None:
+    """What to do where another process of the run has gone; None for any other error."""
+    text = str(error).lower()
+    if isinstance(error, dist.DistError) or any(
+        word in text for word in ("gloo", "nccl", "closed by peer", "reset by peer")
+    ):
+        return "another process of this run has ended", "see what it said, and start all of them again with --resume"
     return None
 
 
