@@ -111,9 +111,8 @@ class PerceiverAR(nn.Module):
         if self.training and config.prefix_dropout:
             tokens, positions, real = self._drop_prefix(tokens, positions, real, num_latents)
 
-        columns = (
-            slice(0, tokens.shape[1]) if self.spread is None else self.spread.columns(tokens.shape[1], num_latents)
-        )
+        seq_len = tokens.shape[1]
+        columns = slice(0, seq_len) if self.spread is None else self.spread.columns(seq_len, num_latents)
         context, ids = self.context(tokens[:, columns], positions[:, columns])
         rotate_k = self.rotate_context(positions[:, columns])
         if ids is None and self.spread is None:
