@@ -39,7 +39,7 @@ ENCODER = EncoderConfig(num_latents=3, dim=8, blocks=1, depth=1, heads=2)
 
 def settings(path: Path, config: TrainConfig) -> Path:
     """A file with a whole configuration that makes three quick steps."""
-    quick = replace(config, **QUICK, device="cpu", precision="float32")
+    quick = replace(config, **QUICK, device="cpu", precision="float32", compile=False)
     path.write_text(yaml.safe_dump(to_dict(quick)))
     return path
 

@@ -1,22 +1,25 @@
 """Several processes on the CPU train as one does. Each case starts real processes, which takes seconds."""
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+import yaml
 from safetensors.torch import load_file
 
 from perceivers.data.config import DataConfig
-from perceivers.data.tokens import StoreWriter, TokenStore
+from perceivers.data.tokens import StoreWriter
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
+from perceivers.records import to_dict
 from perceivers.train.config import CrossEntropy, OptimConfig, ParallelConfig, TrainConfig
-from perceivers.train.loop import train
 from perceivers.train.metrics import read_metrics
-from perceivers.train.parallel import Place, join, leave
+from perceivers.train.parallel import Place, join
 
 STEPS = 5
 
@@ -46,29 +49,43 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with StoreWriter(path, tokenizer="bytes", vocab_size=256) as writer:
         for i, length in enumerate((90, 11, 53, 71, 30)):
             writer.append("train", rng.integers(97, 123, length).astype(np.uint16), name=str(i))
+        writer.append("validation", rng.integers(97, 123, 41).astype(np.uint16), name="v")
     return path
 
 
-def worker(rank: int, processes: int, port: int, settings: TrainConfig, out: Path, store: Path) -> None:
-    import os
-
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)  # in float32 Adam makes large steps of small gradients' rounding
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    try:
-        train(settings, out, store=TokenStore.open(store), resume=True, progress=False)
-    finally:
-        leave()
+START = """
+import sys
+import torch
+torch.set_default_dtype(torch.float64)  # in float32 Adam makes large steps of small gradients' rounding
+torch.set_num_threads(1)
+from perceivers.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def run(settings: TrainConfig, out: Path, store: Path) -> None:
-    """Train, or go on training, in processes of their own."""
-    processes = settings.parallel.processes
+    """Train, or go on training, by the command, in processes of their own."""
+    out.mkdir(exist_ok=True)
+    (out / "settings.yaml").write_text(yaml.safe_dump(to_dict(settings)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(worker, (processes, port, settings, out, store), processes, start_method="spawn")
+        port = str(free.getsockname()[1])
+    processes = settings.parallel.processes
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    args = ["train", str(out / "settings.yaml"), "--data", str(store), "--out", str(out), "--resume"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", START, *args],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]
+    for rank, process in enumerate(started):
+        said, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()
+        assert bool(said) == (rank == 0)  # the first one alone reports
 
 
 def assert_same(one: Path, other: Path, *, dim: int = 12) -> None:

@@ -113,11 +113,11 @@ def test_a_kill_between_model_and_checkpoint(
     train(config, tmp_path / "whole", store=store)
 
     def killing_after_one(write: Callable[..., None]) -> Callable[..., None]:
-        def write_or_die(*args: Any) -> None:
+        def write_or_die(*args: Any, **options: Any) -> None:
             if written:
                 raise Killed
             written.append(write)
-            write(*args)
+            write(*args, **options)
 
         return write_or_die
 

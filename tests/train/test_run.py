@@ -17,6 +17,7 @@ from perceivers.train.config import TrainConfig
 from perceivers.train.data import check_store
 from perceivers.train.errors import TrainingError
 from perceivers.train.loop import train
+from perceivers.train.run import check_compiler
 
 Tiny = Callable[..., TrainConfig]
 
@@ -163,3 +164,15 @@ def test_largest_positions() -> None:
     assert PerceiverARConfig(positions=TablePositions()).max_position == 4096
     assert PerceiverARConfig(positions=TablePositions(sizes=(7, 5))).max_position == 6
     assert PerceiverARConfig(positions=TablePositions(sizes=(7,)), position_source="end").max_position is None
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++-99")
+    check_compiler(torch.device("meta"))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/clang++" if name == "clang++" else None)
+    check_compiler(torch.device("cpu"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(
+        ValueError, match="none of g\\+\\+-99, clang\\+\\+, cl is here: install one, or add --compile False"
+    ):
+        check_compiler(torch.device("cpu"))

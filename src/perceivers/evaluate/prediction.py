@@ -37,7 +37,7 @@ def predict(
         positions=batch.positions[:, :-1],
         lengths=None if full else lengths,
         num_latents=num_latents,
-        project=project,
+        **({} if project else {"project": False}),
     )
     steps = latent_steps(lengths, num_latents)
     labels = tokens.gather(1, (steps + 1).clamp(min=0))

@@ -67,7 +67,7 @@ def train(
         try:
             while run.share_done < 1:
                 values = train_step(run, batches)
-                state.minutes = minutes_before + run.place.agreed(time.monotonic() - started, run.device) / 60
+                state.minutes = minutes_before + run.place.agreed(float(time.monotonic() - started), run.device) / 60
                 last = run.share_done >= 1
                 if run.log is not None and (last or state.step % config.log_every == 0):
                     run.log.write(state.step, values | {"minutes": state.minutes, "tokens": state.tokens})

@@ -1,5 +1,7 @@
 """What a training run consists of: how it starts or resumes, and how it is saved."""
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +84,7 @@ def start(
     if config.recompute:
         recompute_layers(model)
     if config.compile:
+        check_compiler(device)
         model.compile()
     share(model, place, device)
     optimizer = build_optimizer(model, config.optim)
@@ -102,6 +105,19 @@ def start(
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
     return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Check that `torch.compile` finds what it needs on a CPU.
+
+    Raises:
+        ValueError: There is no C++ compiler.
+    """
+    known = (os.environ.get("CXX") or "g++", "clang++", "cl")
+    if device.type == "cpu" and not any(shutil.which(name) for name in known):
+        raise ValueError(
+            f"--compile needs a C++ compiler, and none of {', '.join(known)} is here: install one, or add --compile False"
+        )
 
 
 def save(run: Run) -> None:
