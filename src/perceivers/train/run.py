@@ -116,7 +116,8 @@ def check_compiler(device: torch.device) -> None:
     known = (os.environ.get("CXX") or "g++", "clang++", "cl")
     if device.type == "cpu" and not any(shutil.which(name) for name in known):
         raise ValueError(
-            f"--compile needs a C++ compiler, and none of {', '.join(known)} is here: install one, or add --compile False"
+            f"--compile needs a C++ compiler, and none of {', '.join(known)} is here: "
+            "install one, or add --compile False"
         )
 
 
