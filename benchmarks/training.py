@@ -48,7 +48,7 @@ FULL = Scale(
     heads=8,
     settings={
         "P1": Setting(context=4096, latents=512),
-        "P2": Setting(context=16_384, latents=512),
+        "P2": Setting(context=16_384, latents=512, rounds=3),  # a step of the decoder takes more than a minute
         # What a decoder keeps for its gradients does not fit into memory here.
         "P3": Setting(context=65_536, latents=1024, peers=("perceiver-ar-pytorch",), rounds=3),
         "P4": Setting(context=131_072, latents=1024, peers=(), rounds=3),
