@@ -406,15 +406,3 @@ def test_fixed_tables_are_not_trained() -> None:
 
 def test_config_is_kept() -> None:
     assert dataclasses.replace(tiny().config, dim=28).dim == 28
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_compiles_to_one_graph(bfloat16: bool) -> None:
-    """Of full rows in training; compiling takes a minute."""
-    model = tiny(dropout=0.1).float().train()
-    inputs = rows([SEQ_LEN, SEQ_LEN])
-    inputs.pop("lengths")
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        torch.compile(model, fullgraph=True)(**inputs).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -294,31 +294,6 @@ def test_precision_and_smoothing_train(tiny: Tiny, store: TokenStore, tmp_path: 
     assert read_metrics(tmp_path / "run")[0]["train/nats"] == pytest.approx(math.log(16))
 
 
-@pytest.mark.slow
-def test_a_compiled_model_trains_and_is_saved_as_itself(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
-    """Compiling takes a minute; evaluation in between is not compiled."""
-    looks: list[int] = []
-
-    def look(model: nn.Module, step: int) -> dict[str, float]:
-        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        model(torch.zeros(1, 5, dtype=torch.long), positions=torch.arange(5)[None, :, None], num_latents=2)
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
-        looks.append(step)
-        return {}
-
-    rows, names = [], []
-    for compiled in (False, True):
-        model = replace(tiny().model, dropout=0.0, prefix_dropout=0.0)
-        config = replace(tiny(max_steps=3), model=model, compile=compiled, precision="float32")
-        out = tmp_path / str(compiled)
-        train(config, out, store=store, evaluate=look)
-        rows.append([row["train/nats"] for row in read_metrics(out) if "train/nats" in row])
-        names.append(read_model(out)[0].state_dict().keys())
-    assert names[0] == names[1]
-    assert looks == [3, 3]
-    assert rows[0] == pytest.approx(rows[1], rel=1e-4)
-
-
 def test_recomputed_layers_train_alike(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
     plain, less = (
         gradients_of_a_step(tiny(recompute=recompute), tmp_path / str(recompute), store)[0]
