@@ -1,4 +1,4 @@
-"""The command line of `ecp_speed.py`, `hip_speed.py` and `io_speed.py`: their arguments, and their table."""
+"""What the command lines of the other benchmarks of speed share: their arguments, and their table."""
 
 import argparse
 import json

@@ -113,7 +113,7 @@ def serve() -> None:
                     answer["seconds"] = training.step()
                 case "peak", Training():
                     answer["bytes"] = resident("VmHWM") - training.libraries
-        except Exception as error:
+        except Exception as error:  # whoever asked raises it there; whatever fails here must be told
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 

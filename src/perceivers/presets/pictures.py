@@ -57,7 +57,7 @@ def _digits(positions: FourierPositions | LearnedPositions) -> PerceiverIOConfig
     )
 
 
-def _optim(lr: float = 1e-3) -> OptimConfig:
+def _optim(*, lr: float) -> OptimConfig:
     return OptimConfig(
         optimizer="adamw", lr=lr, weight_decay=0.02, betas=(0.9, 0.98), schedule="cosine", warmup_steps=300
     )
