@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,5 +62,27 @@ def test_places_can_be_read_off_positions_that_know_them(split: PictureSplit) ->
 def test_decodability_is_that_of_unseen_places() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(size=101)
-    assert linear_decodability(rng.normal(size=(101, 40)), y, ridge=1e-6) < 0.1
-    assert linear_decodability(np.stack([y, rng.normal(size=101)], 1), y, ridge=1e-6) > 0.999
+    assert linear_decodability([(rng.normal(size=(101, 40)), y)], ridge=1e-6) < 0.1
+    assert linear_decodability([(np.stack([y, rng.normal(size=101)], 1), y)], ridge=1e-6) > 0.999
+
+
+def test_each_group_may_have_a_code_of_its_own(split: PictureSplit) -> None:
+    torch.manual_seed(0)
+    sizes = {"latents": 4, "dims": 8, "depths": 1, "heads": 2, "cross_heads": 1, "widening": 1, "cross_widening": 1}
+    model = build(replace(CONFIG, groups=(2, 1, 2), **{name: (size,) * 3 for name, size in sizes.items()}))
+    positions = model.get_parameter("modalities.image.positions")
+    places = torch.cartesian_prod(torch.arange(5.0), torch.arange(7.0))
+    code = torch.randn(2, 8)
+    with torch.no_grad():
+        positions[:18] += places[:18] @ code  # 35 pixels in two groups are 18 and 17
+        positions[18:] -= places[18:] @ code
+    scores = position_decodability(model, split)
+    assert min(scores["row_in_group"], scores["column_in_group"]) > 0.97
+    assert min(scores["row"], scores["column"]) < 0.95
+
+
+def test_which_group_a_pixel_is_in_says_nothing_in_its_group() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat([0.0, 100.0], 51) + rng.normal(size=102)
+    x = rng.normal(size=(102, 5))
+    assert linear_decodability([(x[:51], y[:51]), (x[51:], y[51:])], ridge=1e-3) < 0.1

@@ -41,6 +41,7 @@ FEATURES = [
     AudioFeatures(samples=35, samples_per_patch=5, channels=2),
     MelFeatures(samples=1000, sample_rate=8000, window=256, hop=100, bands=13),
     TokenFeatures(vocab_size=11, seq_len=13, dim=5),
+    TokenFeatures(vocab_size=11, seq_len=13, dim=5, window=3),
     VectorFeatures(dim=7),
 ]
 
@@ -134,6 +135,16 @@ def test_points_bring_their_positions() -> None:
     assert torch.equal(tokens[..., 2:5], x[..., :3])
     order = torch.randperm(11)
     assert torch.equal(Input(config)(x[:, order]).tokens, tokens[:, order])
+
+
+def test_a_window_holds_the_tokens_on_either_side() -> None:
+    model = Input(InputConfig(features=TokenFeatures(vocab_size=11, seq_len=7, dim=5, window=3)))
+    x = torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
+    around = torch.cat([torch.zeros(1, 5), model.features.table[[1, 2, 3, 4, 5, 6, 7]], torch.zeros(1, 5)])
+    weight, bias = model.features.conv.weight, model.features.conv.bias
+    expected = torch.stack([torch.einsum("wc,ocw->o", around[i : i + 3], weight) + bias for i in range(7)])
+    torch.testing.assert_close(model(x).tokens[0], expected)
+    assert torch.equal(model(x).table, model.features.table)
 
 
 def test_unknown_tokens_are_refused() -> None:

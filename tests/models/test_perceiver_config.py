@@ -121,6 +121,7 @@ WRONG = [
         ),
         "modality 'a' is there 2 times",
     ),
+    (lambda: TokenFeatures(window=4), "window=4 must be odd: as many tokens before each token as after it"),
     (lambda: EncoderConfig(cross_attends=9), "cross_attends=9 but blocks=8: there is at most one before each"),
     (lambda: EncoderConfig(heads=7), "heads=7 must divide 1024 attention channels, but 1024 / 7 leaves 2"),
     (lambda: EncoderConfig(depth=0), "depth=0 must be at least 1"),

@@ -89,8 +89,7 @@ def _reconstruction(
         "pictures": score.pictures,
         "squared_error": score.squared_error,
         "squared_error_of_the_mean": score.mean_squared_error,
-        "row_r2": places["row"],
-        "column_r2": places["column"],
+        **{f"{place}_r2": value for place, value in places.items()},
     }
 
 
@@ -114,7 +113,9 @@ WORDS = {
     "squared_error": "squared error a hidden number, pixels in -1..1",
     "squared_error_of_the_mean": "of each pixel's mean",
     "row_r2": "a pixel's row in its learned position, R squared",
+    "row_in_group_r2": "its row, by a map for each group of pixels, from the group's mean",
     "column_r2": "a pixel's column",
+    "column_in_group_r2": "its column, by a map for each group of pixels",
     "end_point_error": "end-point error, pixels",
     "zero_flow": "of no flow at all",
 }

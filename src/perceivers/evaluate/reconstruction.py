@@ -14,6 +14,7 @@ from perceivers.data.picture_store import PictureSplit
 from perceivers.device import autocast
 from perceivers.evaluate.classification import thinned
 from perceivers.evaluate.pictures import image_modality, reconstruction_errors
+from perceivers.models.hip_config import HiPConfig
 
 FOLDS = 5
 """Of the cross-validation of `linear_decodability`."""
@@ -71,30 +72,51 @@ def score_reconstruction(
 def position_decodability(model: nn.Module, split: PictureSplit, *, ridge: float = 1e-3) -> dict[str, float]:
     """How well a linear map reads a pixel's row and column off its learned position: cross-validated R squared.
 
-    Only pixels that vary over the split count: nothing can be learned of the others' places.
+    Only pixels that vary over the split count: nothing can be learned of the others' places. "row" and "column" are
+    read by one map for all pixels; "row_in_group" and "column_in_group" by one for each group of the first block, and
+    measured from the group's mean: groups have latents of their own, so nothing asks for the same code in all of them.
 
     Args:
         model: A Hierarchical Perceiver, see `evaluate.pictures`.
         split: Pictures of the kind that it was trained on.
         ridge: Strength of the map's regularisation, as a share of the positions' mean variance times their number.
     """
-    name = image_modality(model.config).name  # pyright: ignore[reportArgumentType]
+    config = model.config
+    assert isinstance(config, HiPConfig)
+    name = image_modality(config).name
     positions = model.get_parameter(f"modalities.{name}.positions").detach().cpu().double().numpy()
     varies = split.pixels.std(0).max(-1).flatten() > 0
     rows, columns = np.divmod(np.arange(len(positions)), split.shape[1])
-    return {
-        name: linear_decodability(positions[varies], where[varies].astype(np.float64), ridge=ridge)
-        for name, where in (("row", rows), ("column", columns))
-    }
+    groups = np.arange(len(positions)) // config.layout(config.data_sets[0]).filled(name)
+    result = {}
+    for place, where in (("row", rows), ("column", columns)):
+        y = where.astype(np.float64)
+        result[place] = linear_decodability([(positions[varies], y[varies])], ridge=ridge)
+        parts = [
+            (positions[chosen], y[chosen])
+            for group in range(groups[-1] + 1)
+            if (chosen := varies & (groups == group)).any()
+        ]
+        result[f"{place}_in_group"] = linear_decodability(parts, ridge=ridge)
+    return result
 
 
-def linear_decodability(x: Float[np.ndarray, "n channels"], y: Float[np.ndarray, " n"], *, ridge: float) -> float:
-    """R squared of predictions of `y` by ridge regression on the other folds' `x`; 0 is no better than the mean."""
-    fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
-    predicted = np.empty_like(y)
-    for k in range(FOLDS):
-        predicted[fold == k] = _ridge(x[fold != k], y[fold != k], x[fold == k], ridge)
-    return float(1 - np.square(y - predicted).sum() / np.square(y - y.mean()).sum())
+def linear_decodability(
+    parts: list[tuple[Float[np.ndarray, "_ channels"], Float[np.ndarray, " _"]]], *, ridge: float
+) -> float:
+    """R squared of predictions of y by ridge regression on the other folds' x, each part by a map of its own.
+
+    0 is no better than each part's mean.
+    """
+    unexplained, total = 0.0, 0.0
+    for x, y in parts:
+        fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
+        predicted = np.empty_like(y)
+        for k in range(FOLDS):
+            predicted[fold == k] = _ridge(x[fold != k], y[fold != k], x[fold == k], ridge)
+        unexplained += np.square(y - predicted).sum()
+        total += np.square(y - y.mean()).sum()
+    return float(1 - unexplained / total)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, at: np.ndarray, ridge: float) -> np.ndarray:

@@ -291,9 +291,13 @@ class TokenFeatures:
     """Channels of a token."""
     init_std: float = 1.0
     """Of the first embeddings. Positions that are added to them start at a size of their own."""
+    window: int = 1
+    """Tokens whose embeddings a convolution puts together, the token itself in their middle; 1 for no convolution."""
 
     def __post_init__(self) -> None:
-        positive(self, "vocab_size", "seq_len", "dim")
+        positive(self, "vocab_size", "seq_len", "dim", "window")
+        if self.window % 2 == 0:
+            raise ValueError(f"window={self.window} must be odd: as many tokens before each token as after it")
 
     @property
     def shape(self) -> Shape:

@@ -46,7 +46,7 @@ def build_features(config: Features) -> nn.Module:
         case MelFeatures():
             return LogMel(sample_rate=config.sample_rate, window=config.window, hop=config.hop, bands=config.bands)
         case TokenFeatures():
-            return TokenEmbedding(config.vocab_size, config.dim, std=config.init_std)
+            return TokenEmbedding(config)
         case PointFeatures():
             return PointChannels(config.axes)
         case VectorFeatures():
@@ -157,12 +157,16 @@ class AudioPatches(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """A vector for each token."""
+    """A vector for each token, perhaps of those around it too; beyond the ends stand zeros."""
 
-    def __init__(self, vocab_size: int, dim: int, *, std: float) -> None:
+    def __init__(self, config: TokenFeatures) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(vocab_size, dim))
-        truncated_normal(self.table, std=std)
+        self.table = nn.Parameter(torch.empty(config.vocab_size, config.dim))
+        truncated_normal(self.table, std=config.init_std)
+        self.conv = None
+        if config.window > 1:
+            self.conv = nn.Conv1d(config.dim, config.dim, config.window, padding=config.window // 2)
+            plain_layer(self.conv)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n dim"]:
         """Look up.
@@ -171,12 +175,13 @@ class TokenEmbedding(nn.Module):
             ValueError: A token is not in the vocabulary (on a GPU, PyTorch stops with an assertion of its own).
         """
         try:
-            return F.embedding(tokens, self.table)
+            embedded = F.embedding(tokens, self.table)
         except IndexError as error:
             raise ValueError(
                 f"token ids reach from {tokens.min().item()} to {tokens.max().item()}, but the model has "
                 f"0 to {len(self.table) - 1}; was the text encoded for this model?"
             ) from error
+        return embedded if self.conv is None else self.conv(embedded.mT).mT
 
 
 class PointChannels(nn.Module):
