@@ -124,6 +124,7 @@ def test_a_hierarchical_perceiver_learns_from_hidden_pixels_and_then_names(
     result = json.loads(command("evaluate", first, "--json").out)
     assert result["squared_error"] > 0
     assert result["row_r2"] < 1
+    assert result["column_in_group_r2"] < 1
     named = with_model("fashion_classes", hip(), PictureConfig(batch_size=3))
     trained = command(
         "train", settings(tmp_path / "b.yaml", named), "--data", pictures, "--init", first, "--out", second

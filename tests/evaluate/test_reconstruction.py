@@ -72,7 +72,7 @@ def test_each_group_may_have_a_code_of_its_own(split: PictureSplit) -> None:
     model = build(replace(CONFIG, groups=(2, 1, 2), **{name: (size,) * 3 for name, size in sizes.items()}))
     positions = model.get_parameter("modalities.image.positions")
     places = torch.cartesian_prod(torch.arange(5.0), torch.arange(7.0))
-    code = torch.randn(2, 8)
+    code = 10 * torch.randn(2, 8)
     with torch.no_grad():
         positions[:18] += places[:18] @ code  # 35 pixels in two groups are 18 and 17
         positions[18:] -= places[18:] @ code

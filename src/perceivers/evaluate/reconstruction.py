@@ -92,11 +92,8 @@ def position_decodability(model: nn.Module, split: PictureSplit, *, ridge: float
     for place, where in (("row", rows), ("column", columns)):
         y = where.astype(np.float64)
         result[place] = linear_decodability([(positions[varies], y[varies])], ridge=ridge)
-        parts = [
-            (positions[chosen], y[chosen])
-            for group in range(groups[-1] + 1)
-            if (chosen := varies & (groups == group)).any()
-        ]
+        in_groups = [varies & (groups == group) for group in range(groups[-1] + 1)]
+        parts = [(positions[chosen], y[chosen]) for chosen in in_groups]
         result[f"{place}_in_group"] = linear_decodability(parts, ridge=ridge)
     return result
 
@@ -106,17 +103,17 @@ def linear_decodability(
 ) -> float:
     """R squared of predictions of y by ridge regression on the other folds' x, each part by a map of its own.
 
-    0 is no better than each part's mean.
+    0 is no better than each part's mean; parts of fewer rows than folds don't count.
     """
     unexplained, total = 0.0, 0.0
-    for x, y in parts:
+    for x, y in (part for part in parts if len(part[1]) >= FOLDS):
         fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
         predicted = np.empty_like(y)
         for k in range(FOLDS):
             predicted[fold == k] = _ridge(x[fold != k], y[fold != k], x[fold == k], ridge)
         unexplained += np.square(y - predicted).sum()
         total += np.square(y - y.mean()).sum()
-    return float(1 - unexplained / total)
+    return float(1 - unexplained / total) if total else 0.0
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, at: np.ndarray, ridge: float) -> np.ndarray:
