@@ -39,8 +39,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     Raises:
         ValueError: Another precision.
     """
+    return torch.autocast(device.type, dtype=torch.bfloat16) if in_bfloat16(device, precision) else nullcontext()
+
+
+def in_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether matrix products in `precision` are in bfloat16 on `device`.
+
+    Raises:
+        ValueError: Another precision.
+    """
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
-    if precision == "float32" or (precision == "auto" and not has_bfloat16(device)):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))

@@ -162,6 +162,21 @@ def test_labels_enter_at_the_processor() -> None:
     assert model.modalities["label"].positions.shape == (2, 4)  # as wide as what the processor reads
 
 
+@pytest.mark.parametrize("wanted", [["label"], ["image"], ["image", "label"]])
+def test_what_is_not_wanted_is_not_computed(wanted: list[str]) -> None:
+    model = build(tiny(label_modalities=("label",)))
+    whole, ran = model(sample()), []
+    for i, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+    some = model(sample(), wanted=wanted)
+    assert sorted(some) == sorted(wanted)
+    for name in wanted:
+        assert torch.equal(some[name], whole[name])
+    assert ran == ([0, 1] if wanted == ["label"] else [0, 1, 2])
+    with pytest.raises(ValueError, match="wanted='sound' is not in pictures, which has image, label"):
+        model(sample(), wanted=["sound"])
+
+
 def test_training_draws_latents_for_each_sample_and_evaluation_uses_all() -> None:
     model = build(tiny(eval_latents=12)).train()
     chosen = model.choose_latents(5, generator=torch.Generator().manual_seed(2))

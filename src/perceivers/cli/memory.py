@@ -1,13 +1,14 @@
 """Whether training fits into memory, before it starts."""
 
+import os
 from pathlib import Path
 
 import torch
 
 from perceivers.cli.console import big
-from perceivers.device import has_bfloat16, pick_device
-from perceivers.models.cost import training_memory
+from perceivers.device import in_bfloat16, pick_device
 from perceivers.train.config import TrainConfig
+from perceivers.train.plan import process_memory
 
 SMALLER = {
     "perceiver_ar": ("--model.num-latents", "--model.max-seq-len", "--model.dim", "--model.depth"),
@@ -41,11 +42,15 @@ def check_memory(config: TrainConfig) -> None:
 
 
 def memory_needed(config: TrainConfig, device: torch.device, rows: int | None = None) -> int:
-    """Bytes at the peak of training with `rows` rows a batch, by default those of the config."""
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
+    """Bytes at the peak of training with `rows` rows a batch, by default those of the config.
+
+    Of a run that is shared: what this process needs on a GPU, and all processes of this machine in its memory.
+    """
     rows = config.data.batch_size if rows is None else rows
-    cpu = device.type == "cpu"
-    return training_memory(config.model, rows=rows, bfloat16=bfloat16, cpu=cpu, recompute=config.recompute).total
+    readers = config.parallel.dp * config.parallel.fsdp
+    bfloat16, cpu = in_bfloat16(device, config.precision), device.type == "cpu"
+    one = process_memory(config, rows=-(-rows // readers), bfloat16=bfloat16, cpu=cpu).total
+    return one * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if cpu else one
 
 
 def free_memory(device: torch.device) -> int | None:

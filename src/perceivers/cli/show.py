@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from perceivers.cli.console import big, table
 from perceivers.cli.flags import CONFIG, parse, read_config
+from perceivers.cli.show_plan import describe_plan
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
@@ -34,6 +35,8 @@ DESCRIPTION = """Show the size, cost and settings of a run, a saved model or a p
     perceivers show music_small
 
     perceivers show runs/a
+
+    perceivers show bytes_1b --gpus 8 --memory 80
 """
 
 
@@ -43,26 +46,39 @@ class ShowFlags:
 
     what: Positional[str]
     """Preset, run directory or saved model."""
+    gpus: int | None = None
+    """Say how to share the run among so many GPUs, and what that takes."""
+    memory: float = 80.0
+    """Of each GPU, in GB."""
 
 
 def run(args: Sequence[str]) -> int:
     """Parse, look, print."""
-    what = parse(ShowFlags, args, prog="perceivers show", description=DESCRIPTION).what
-    place = Path(what)
+    flags = parse(ShowFlags, args, prog="perceivers show", description=DESCRIPTION)
+    what, place = flags.what, Path(flags.what)
     if what in PRESETS or not place.exists():
         config = preset(what)
         print(f"{what}: {summary(what)}\n")
-        print("\n\n".join([describe_model(config.model), describe_training(config)]))
+        print("\n\n".join([describe_model(config.model), describe_training(config), *_plan(flags, config)]))
         return 0
     if (place / CONFIG).is_file():
         config = read_config(place / CONFIG)
         sections = [describe_model(config.model), describe_training(config), describe_run(place, config.targets)]
+        sections += _plan(flags, config)
     else:
         model, tokenizer = read_model_config(place)
         sections = [describe_model(model), f"reads {tokenizer!r} tokens; how it was trained is not on record"]
     print(f"{what}\n")
     print("\n\n".join(sections))
     return 0
+
+
+def _plan(flags: ShowFlags, config: TrainConfig) -> list[str]:
+    if flags.gpus is None:
+        return []
+    if flags.gpus < 1 or flags.memory <= 0:
+        raise ValueError(f"--gpus {flags.gpus} --memory {flags.memory:g}: give at least 1 GPU, and its memory in GB")
+    return [describe_plan(config, flags.what, gpus=flags.gpus, memory=round(flags.memory * 1e9))]
 
 
 def read_model_config(directory: Path) -> tuple[ModelConfig, str]:

@@ -31,7 +31,7 @@ def class_logits(
         hidden: Pixels that a Hierarchical Perceiver does not see; others see all.
     """
     if isinstance(model.config, HiPConfig):
-        return _hip(model, pixels, hidden)[label_modality(model.config).name][:, 0]
+        return _hip(model, pixels, hidden, label_modality(model.config).name)[:, 0]
     return model(pixels)
 
 
@@ -45,10 +45,10 @@ def reconstruction_errors(
 def reconstruction(model: nn.Module, pixels: Pixels, hidden: Bool[Tensor, "batch positions"]) -> Pixels:
     """What a Hierarchical Perceiver makes of pictures without their hidden pixels."""
     name = image_modality(model.config).name  # pyright: ignore[reportArgumentType]
-    return _hip(model, pixels, hidden)[name].view_as(pixels)
+    return _hip(model, pixels, hidden, name).view_as(pixels)
 
 
-def _hip(model: nn.Module, pixels: Pixels, hidden: Bool[Tensor, "batch positions"] | None) -> dict[str, Tensor]:
+def _hip(model: nn.Module, pixels: Pixels, hidden: Bool[Tensor, "batch positions"] | None, wanted: str) -> Tensor:
     config = model.config
     assert isinstance(config, HiPConfig)
     image = image_modality(config)
@@ -59,7 +59,7 @@ def _hip(model: nn.Module, pixels: Pixels, hidden: Bool[Tensor, "batch positions
         label = label_modality(config)
         inputs[label.name] = pixels.new_zeros(len(pixels), 1, label.channels)
         masked[label.name] = torch.ones(len(pixels), 1, dtype=torch.bool, device=pixels.device)
-    return model(inputs, masked=masked)
+    return model(inputs, masked=masked, wanted=[wanted])[wanted]
 
 
 def image_modality(config: HiPConfig) -> Modality:

@@ -12,7 +12,7 @@ rows of the batch wherever attention is computed.
 Source: google-deepmind/hierarchical_perceiver.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,7 @@ class HiP(nn.Module):
         data_set: str | None = None,
         masked: Mapping[str, Bool[Tensor, "_ _"]] | None = None,
         chosen: Int[Tensor, "batch groups latents"] | None = None,
+        wanted: Collection[str] | None = None,
     ) -> dict[str, Float[Tensor, "_ _ _"]]:
         """Reconstructions in the shapes of the inputs.
 
@@ -95,6 +96,7 @@ class HiP(nn.Module):
                 for none. What is left of them is their position embedding.
             chosen: Latents of the processor to use, for each sample; None draws them in training where `train_latents`
                 or `eval_latents` is set, and takes all otherwise.
+            wanted: Modalities to reconstruct; None for all. Labels need no block after the processor.
 
         Raises:
             ValueError: A data set or modality that is unknown or missing; values of another shape or not finite; fewer
@@ -109,8 +111,13 @@ class HiP(nn.Module):
         x = pack({name: embedded[name] for name in layout.positions}, layout)
         packed_queries = pack({name: queries[name] for name in layout.positions}, layout)
 
+        names = [m.name for m in expected.modalities]
+        returned = names if wanted is None else [name for name in names if name in wanted]
+        if wanted is not None and (unknown := set(wanted) - set(names)):
+            raise ValueError(f"wanted={min(unknown)!r} is not in {expected.name}, which has {', '.join(names)}")
+        grouped = any(name in layout.positions for name in returned)
         outputs: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks if grouped else self.blocks[: config.processor + 1]):
             if i:
                 x = regroup(x, config.groups[i], how=config.regroup)
             if i == config.processor:
@@ -119,12 +126,12 @@ class HiP(nn.Module):
             x = block(x, residual=opposite, chosen=chosen if i == config.processor else None)
             outputs.append(x)
 
-        reconstructed = unpack(read_groups(self.head, packed_queries, x), layout)
+        reconstructed = unpack(read_groups(self.head, packed_queries, x), layout) if grouped else {}
         if self.label_head is not None:
             processed = outputs[config.processor]
             for name in labels:
                 reconstructed[name] = read_groups(self.label_head, queries[name][:, None], processed)[:, 0]
-        return {m.name: self._weights(m.name).unembed(reconstructed[m.name]) for m in expected.modalities}
+        return {name: self._weights(name).unembed(reconstructed[name]) for name in returned}
 
     def choose_latents(
         self, batch: int, *, generator: torch.Generator | None = None

@@ -11,6 +11,7 @@ from perceivers.presets.pictures import fashion_classes, fashion_mae, flow_small
 from perceivers.presets.published import copy_32, copy_131072, imagenet64, maestro_symbolic, pg19
 from perceivers.presets.sequences import (
     bach_demo,
+    bytes_1b,
     bytes_decoder,
     bytes_ecp,
     bytes_perceiver_ar,
@@ -30,6 +31,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
         bytes_ecp,
         bytes_perceiver_ar,
         bytes_decoder,
+        bytes_1b,
         copy_tiny,
         copy_4096,
         masked_small,

@@ -172,3 +172,26 @@ def _bytes(model: PerceiverARConfig | ECPConfig) -> TrainConfig:
         compile=True,
         eval_every=500,
     )
+
+
+def bytes_1b() -> TrainConfig:
+    """A billion parameters on 131,072 bytes, for a cluster: `perceivers show bytes_1b --gpus 8` says what it takes.
+
+    No run of it is on record. 512 rows an update are 2.1 M predicted bytes.
+    """
+    return TrainConfig(
+        model=PerceiverARConfig(
+            vocab_size=BYTES_VOCAB,
+            max_seq_len=131_072,
+            num_latents=4096,
+            dim=2048,
+            depth=20,
+            heads=16,
+            cross_heads=16,
+            positions=RotaryPositions(channel_share=0.5),
+            dropout=0.0,
+        ),
+        data=DataConfig(batch_size=512, crop="uniform"),
+        optim=OptimConfig(lr=2e-4, betas=(0.9, 0.95), schedule="cosine", warmup_steps=2000),
+        max_steps=100_000,
+    )

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from perceivers.models.perceiver_ar import PerceiverAR
@@ -80,22 +80,39 @@ def join(config: ParallelConfig, device: torch.device) -> tuple[Place, torch.dev
     return Place(config, dist.get_rank()), device
 
 
-def share(model: nn.Module, place: Place, device: torch.device) -> None:
-    """Cut the model's weights, and tell it which part of the context is its own; nothing happens to a lone process.
+def share(model: nn.Module, place: Place, device: torch.device, *, bfloat16: bool) -> None:
+    """Cut the weights of a model that is on the device "meta", and tell it which part of the context is its own.
 
-    Every process must have built the same weights.
+    With `bfloat16` layers are put together in that, which is what their products are computed in anyway; only the
+    weights of their norms are rounded on top. Gradients are summed in float32.
     """
     config = place.config
-    if place.alone:
-        return
     if config.cp > 1:
         assert isinstance(model, PerceiverAR)
         cube = init_device_mesh(device.type, (config.dp, config.cp, config.fsdp), mesh_dim_names=("dp", "cp", "fsdp"))
         model.spread_context(Spread(cube.get_group("cp")))
     mesh = init_device_mesh(device.type, (config.dp * config.cp, config.fsdp), mesh_dim_names=("copies", "parts"))
+    policy = MixedPrecisionPolicy()
+    if bfloat16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in recomputed_layers(model):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)  # its output layer is used after it returns
+
+
+def fill(model: nn.Module, whole: nn.Module | None, device: torch.device) -> None:
+    """Give a cut model without numbers its part of those of `whole`, which the first process has."""
+    model.to_empty(device=device)
+    has = {} if whole is None else _tensors(whole)
+    with torch.no_grad():
+        for name, own in _tensors(model).items():
+            tensor = has[name].to(device) if has else torch.empty(own.shape, dtype=own.dtype, device=device)
+            dist.broadcast(tensor, 0)
+            own.copy_(part(tensor, own))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def total(values: Tensor, place: Place) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 
-from perceivers.device import pick_device
+from perceivers.device import in_bfloat16, pick_device
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
 from perceivers.models.build import build
@@ -22,7 +23,7 @@ from perceivers.train.data_record import record_data
 from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
 from perceivers.train.optim import build_optimizer, learning_rate
-from perceivers.train.parallel import Place, join, share, whole
+from perceivers.train.parallel import Place, fill, join, share, whole
 
 
 @dataclass
@@ -71,22 +72,7 @@ def start(
         raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
     place, device = join(config.parallel, pick_device(config.device))
     tokenizer, loader, fingerprint = training_data(config, store, rank=place.reader, world_size=place.readers)
-    torch.manual_seed(config.seed)
-    model = build(config.model)
-    if init is not None and not found:
-        initial, initial_tokenizer = open_model(init)
-        if initial_tokenizer != tokenizer:
-            raise ValueError(f"{init} was trained on {initial_tokenizer!r} tokens, the data has {tokenizer!r}")
-        load_weights(model, initial.state_dict(), source=str(init))
-    if place.alone:
-        model.to(device)
-    model.train()
-    if config.recompute:
-        recompute_layers(model)
-    if config.compile:
-        check_compiler(device)
-        model.compile()
-    share(model, place, device)
+    model = _shared_model(config, place, device, lambda: _first_model(config, tokenizer, None if found else init))
     optimizer = build_optimizer(model, config.optim)
     state = TrainState(store=fingerprint)
     if found:
@@ -105,6 +91,41 @@ def start(
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
     return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place)
+
+
+def _first_model(config: TrainConfig, tokenizer: str, init: Path | None) -> nn.Module:
+    """The model that training starts from."""
+    torch.manual_seed(config.seed)
+    model = build(config.model)
+    if init is not None:
+        initial, initial_tokenizer = open_model(init)
+        if initial_tokenizer != tokenizer:
+            raise ValueError(f"{init} was trained on {initial_tokenizer!r} tokens, the data has {tokenizer!r}")
+        load_weights(model, initial.state_dict(), source=str(init))
+    return model
+
+
+def _shared_model(
+    config: TrainConfig, place: Place, device: torch.device, first_model: Callable[[], nn.Module]
+) -> nn.Module:
+    """The model, or this process's part of it; of several processes only the first one ever has it whole."""
+    whole = first_model() if place.rank == 0 else None
+    if place.alone:
+        assert whole is not None
+        model = whole.to(device)
+    else:
+        with torch.device("meta"):
+            model = build(config.model)
+    model.train()
+    if config.recompute:
+        recompute_layers(model)
+    if config.compile:
+        check_compiler(device)
+        model.compile()
+    if not place.alone:
+        share(model, place, device, bfloat16=in_bfloat16(device, config.precision))
+        fill(model, whole, device)
+    return model
 
 
 def check_compiler(device: torch.device) -> None:
