@@ -11,7 +11,7 @@ from torch import nn
 
 from perceivers import hub
 from perceivers.train import checkpoint
-from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, optimizer_tensors, save_checkpoint
 from perceivers.train.config import OptimConfig
 from perceivers.train.optim import build_optimizer
 
@@ -38,13 +38,17 @@ def update(trained: Trained) -> None:
 
 
 def save(run: Path, step: int, **options: Any) -> Path:
-    return save_checkpoint(run, *trained(step, **options), TrainState(step=step, minutes=0.5, tokens=7, store="abc"))
+    return write(run, trained(step, **options), TrainState(step=step, minutes=0.5, tokens=7, store="abc"))
+
+
+def write(run: Path, trained: Trained, state: TrainState) -> Path:
+    return save_checkpoint(run, trained[0].state_dict(), optimizer_tensors(*trained), state)
 
 
 @pytest.mark.parametrize("optim", [ADAM, ADAMW])
 def test_a_loaded_run_goes_on_as_the_saved_one(tmp_path: Path, optim: OptimConfig) -> None:
     before, after = trained(3, optim=optim), trained(0, optim=optim, seed=1)
-    path = save_checkpoint(tmp_path, *before, TrainState(step=3, minutes=0.5, tokens=7, store="abc"))
+    path = write(tmp_path, before, TrainState(step=3, minutes=0.5, tokens=7, store="abc"))
     assert load_checkpoint(path, *after) == TrainState(step=3, minutes=0.5, tokens=7, store="abc")
     for _ in range(2):
         update(before)
@@ -78,7 +82,7 @@ def test_before_the_first_update(tmp_path: Path) -> None:
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for step in (2, 9, 10, 99_999_999):
-        save_checkpoint(tmp_path, *trained(0), TrainState(step=step))
+        write(tmp_path, trained(0), TrainState(step=step))
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000010", "step-99999999"]
 
 

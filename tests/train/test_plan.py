@@ -115,12 +115,13 @@ def test_a_billion_parameters() -> None:
 
 PEAK = """
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from perceivers.data.config import CopyConfig
 from perceivers.records import from_dict
-from perceivers.train.config import TrainConfig
+from perceivers.train.config import ParallelConfig, TrainConfig
 from perceivers.train.loop import train
 
 def status(key):
@@ -129,7 +130,10 @@ def status(key):
 
 out, config = Path(sys.argv[1]), from_dict(TrainConfig, json.loads(sys.argv[2]))
 small = replace(config.model, max_seq_len=64, num_latents=16, dim=32, depth=1)
-train(replace(config, model=small, data=CopyConfig(length=64, batch_size=2)), out / "small")  # PyTorch's own needs
+processes = os.environ.pop("WORLD_SIZE")
+alone = replace(config, model=small, data=CopyConfig(length=64, batch_size=2), parallel=ParallelConfig())
+train(alone, out / os.environ["RANK"])  # PyTorch's own needs
+os.environ["WORLD_SIZE"] = processes
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
 train(config, out / "large")
@@ -143,20 +147,19 @@ print(status("VmHWM") - before)
 @pytest.mark.parametrize("parallel", [{}, {"dp": 2}, {"fsdp": 2}, {"cp": 2}], ids=str)
 def test_memory_of_a_process(tmp_path: Path, parallel: dict[str, int], precision: str) -> None:
     """Of the last one: the first has all weights at the start and when it saves."""
-    model = PerceiverARConfig(
-        max_seq_len=16_384, num_latents=512, dim=512, depth=6, heads=8, cross_heads=8, dropout=0.0
-    )
+    model = PerceiverARConfig(max_seq_len=8192, num_latents=256, dim=512, depth=5, heads=8, cross_heads=8, dropout=0.0)
     wanted = TrainConfig(
         model=model,
-        data=CopyConfig(length=16_384, batch_size=2, min_mirrored=8000),
+        data=CopyConfig(length=8192, batch_size=2, min_mirrored=4000),
         parallel=ParallelConfig(**parallel),
-        max_steps=3,
+        max_steps=2,
         precision=precision,
         device="cpu",
     )
     rows = 2 // (wanted.parallel.dp * wanted.parallel.fsdp)
     estimate = process_memory(wanted, rows=rows, bfloat16=precision == "bfloat16", cpu=True).total
-    assert measured(tmp_path, wanted) == pytest.approx(estimate, rel=TOLERANCE)
+    took = measured(tmp_path, wanted)
+    assert took == pytest.approx(estimate, rel=TOLERANCE)
 
 
 def measured(out: Path, wanted: TrainConfig) -> int:
@@ -166,6 +169,8 @@ def measured(out: Path, wanted: TrainConfig) -> int:
         port = str(free.getsockname()[1])
     count = wanted.parallel.processes
     env = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    # glibc keeps pieces of some megabytes that are freed, of which layers that come and go leave many; GPUs do not.
+    env["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PEAK, str(out), json.dumps(to_dict(wanted))],
@@ -176,7 +181,7 @@ def measured(out: Path, wanted: TrainConfig) -> int:
         )
         for rank in range(count)
     ]
-    ended = [process.communicate(timeout=500) for process in started]
+    ended = [process.communicate(timeout=120) for process in started]
     for process, (_, errors) in zip(started, ended, strict=True):
         assert process.returncode == 0, errors
     return int(ended[-1][0])

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perceivers.hub import load_weights, read_tensors, write_tensors
 from perceivers.records import from_dict, to_dict
-from perceivers.train.parallel import part, whole
+from perceivers.train.parallel import part
 
 
 @dataclass
@@ -32,20 +32,20 @@ class TrainState:
     """Fingerprint of the data."""
 
 
-def save_checkpoint(
-    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, writes: bool = True
-) -> Path:
+def save_checkpoint(run: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: TrainState) -> Path:
     """Write a checkpoint under `run`, unless there is one of this step, and remove all but the newest two.
 
-    It holds whole tensors, whatever the number of processes, so that any number of them resumes. Each process must call
-    this, and one writes.
+    Args:
+        run: Directory.
+        weights: Whole tensors, whatever the number of processes, so that any number of them resumes.
+        moments: Likewise, see `optimizer_tensors`.
+        state: Where the run is.
 
     Raises:
         OSError: The disk is full or not writable; older checkpoints are as they were.
     """
     final = checkpoint_path(run, state.step)
-    weights, moments = whole(model.state_dict()), whole(_moments(model, optimizer))
-    if not writes or final.exists():
+    if final.exists():
         return final
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -94,7 +94,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors, named by their parameter and their own name: "norm.bias.exp_avg"."""
     return {
         f"{name}.{moment}": value
@@ -103,9 +103,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
     }
 
 
-def _load_moments(
-    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], path: Path
-) -> None:
+def _load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], path: Path) -> None:
     parameters = dict(model.named_parameters())
     for key, value in moments.items():
         name, moment = key.rsplit(".", 1)

@@ -124,9 +124,14 @@ def total(values: Tensor, place: Place) -> Tensor:
     return values
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors put together from the parts of all processes, each of which must call this."""
-    return {name: x.full_tensor().cpu() if isinstance(x, DTensor) else x for name, x in tensors.items()}
+def whole(tensors: Mapping[str, Tensor], place: Place) -> dict[str, Tensor]:
+    """Tensors put together from the parts of all processes, each of which must call this; the first one gets them."""
+    result = {}
+    for name, x in tensors.items():
+        x = x.full_tensor() if isinstance(x, DTensor) else x
+        if place.rank == 0:
+            result[name] = x if place.alone else x.cpu()
+    return result
 
 
 def part(tensor: Tensor, like: Tensor) -> Tensor:

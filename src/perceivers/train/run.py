@@ -16,7 +16,7 @@ from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
 from perceivers.models.build import build
 from perceivers.models.recompute import recompute_layers
 from perceivers.records import to_dict
-from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, optimizer_tensors, save_checkpoint
 from perceivers.train.config import TrainConfig
 from perceivers.train.data import Loader, Store, training_data
 from perceivers.train.data_record import record_data
@@ -151,10 +151,11 @@ def save(run: Run) -> None:
         TrainingError: The disk is full or not writable; older checkpoints are as they were.
     """
     try:
-        weights, writes = whole(run.model.state_dict()), run.place.rank == 0
-        if writes:
+        weights = whole(run.model.state_dict(), run.place)
+        moments = whole(optimizer_tensors(run.model, run.optimizer), run.place)
+        if run.place.rank == 0:
             write_model(weights, run.config.model, run.tokenizer, run.out)
-        save_checkpoint(run.out, run.model, run.optimizer, run.state, writes=writes)
+            save_checkpoint(run.out, weights, moments, run.state)
     except OSError as error:
         raise TrainingError(
             f"could not save step {run.state.step} to {run.out}: {error}; older checkpoints are as they were. "
