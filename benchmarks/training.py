@@ -101,11 +101,19 @@ def table(names: list[str], scale: Scale) -> Iterator[Row]:
         yield from compare(name, setting, scale, peers)
 
 
-def main() -> None:
-    parser: argparse.ArgumentParser = parser_of(__doc__)
-    parser.add_argument("settings", nargs="*", choices=[*FULL.settings, []], help="which of them; all without any")
+def asked(description: str | None) -> tuple[argparse.Namespace, Scale]:
+    """The command line, and the sizes that it asks for."""
+    parser = parser_of(description)
+    parser.add_argument("settings", nargs="*", help=f"which of {', '.join(FULL.settings)}; all without any")
     args = parser.parse_args()
     scale = QUICK if args.quick else FULL
+    if unknown := set(args.settings) - set(scale.settings):
+        parser.error(f"{min(unknown)}: choose from {', '.join(scale.settings)}")
+    return args, scale
+
+
+def main() -> None:
+    args, scale = asked(__doc__)
     print_table(table(args.settings, scale), scale=scale, json_file=args.json)
 
 

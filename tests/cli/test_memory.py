@@ -8,6 +8,7 @@ from perceivers.cli import memory
 from perceivers.cli.memory import check_memory, free_memory, memory_needed
 from perceivers.data.config import DataConfig
 from perceivers.presets import preset
+from perceivers.train.config import ParallelConfig
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -86,3 +87,13 @@ def test_refusal_says_what_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bfloat16_takes_less_where_scores_are_not_kept() -> None:
     config = replace(preset("maestro_symbolic"), device="cpu")
     assert memory_needed(replace(config, precision="bfloat16"), CPU) < memory_needed(config, CPU)
+
+
+def test_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = replace(preset("text_small"), device="cpu", precision="float32", sample_every=0)
+    copies = replace(alone, parallel=ParallelConfig(dp=2))
+    parts = replace(alone, parallel=ParallelConfig(fsdp=2))
+    one = memory_needed(copies, CPU)
+    assert memory_needed(parts, CPU) < one < memory_needed(alone, CPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory_needed(copies, CPU) == 2 * one

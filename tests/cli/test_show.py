@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,32 @@ def test_saved_model(command: Command, text_run: Path, tmp_path: Path) -> None:
     assert "reads 'bytes' tokens; how it was trained is not on record" in out
     (tmp_path / "config.json").write_text("{}")
     assert "is not a model's config" in command("show", tmp_path).err
+
+
+@pytest.mark.parametrize(("gpus", "start"), [(4, "torchrun --nproc-per-node 4"), (64, "torchrun --nnodes 8")])
+def test_how_to_share_it(command: Command, gpus: int, start: str) -> None:
+    done = command("show", "bytes_1b", "--gpus", gpus, "--memory", 40)
+    assert done.code == 0, done.err
+    shown = dict(line.split("  ", 1) for line in done.out.splitlines() if "  " in line.strip())
+    dp, fsdp, cp = (int(x) for x in re.findall(r"(?:dp|fsdp|cp) (\d+)", shown["shared"]))
+    assert dp * fsdp * cp == gpus
+    assert "GB of 40 GB a GPU: weights" in shown["memory"]
+    assert "989 TFLOP/s in bfloat16 of which products reach 50%" in shown["assumed"]
+    assert f"{start} " in done.out
+    assert f"--parallel.dp {dp} --parallel.fsdp {fsdp} --parallel.cp {cp} --data.batch-size" in done.out
+
+
+def test_a_run_can_be_shared_too(command: Command, text_run: Path) -> None:
+    assert "2 GPUs" in command("show", text_run, "--gpus", 2).out
+
+
+def test_what_does_not_fit_on_gpus(command: Command) -> None:
+    done = command("show", "bytes_1b", "--gpus", 2, "--memory", 5)
+    assert done.code == 2
+    assert "no way to share this run among 2 GPUs fits: the smallest takes" in done.err
+    done = command("show", "bytes_1b", "--gpus", 0)
+    assert done.code == 2
+    assert "--gpus 0 --memory 80: give at least 1 GPU" in done.err
 
 
 def test_mistakes(command: Command, tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 0.03}
 """Of values and gradients of size 1 to 5; bfloat16 keeps 8 bits."""
 
 
+FLEX = ("causal-10-before", "all-conditions")
+"""Masks for which the compiled kernel is tried: each is compiled anew."""
+
+
 def qkv(queries: int, keys: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Two rows, three heads of five channels."""
     generator = torch.Generator().manual_seed(7)
@@ -59,6 +63,23 @@ def test_back_ends_agree_in_values_and_gradients(queries: int, mask: AttentionMa
             assert actual.dtype == dtype
             scale = expected.abs().max().clamp(min=1)
             torch.testing.assert_close(actual.double() / scale, expected / scale, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("queries", "mask"), [case for case in masks() if case.id in FLEX])
+def test_a_compiled_kernel_agrees(queries: int, mask: AttentionMask, dtype: torch.dtype) -> None:
+    q, k, v = (x.detach() for x in qkv(queries, 11, dtype))
+    visible = mask.dense(queries, 11, q.device)
+    rows = torch.ones(2, queries, dtype=torch.bool) if visible is None else visible.any(-1).expand(2, -1)
+    judge = attend(*(x.double() for x in (q, k, v)), mask=mask, backend="reference") * rows[:, None, :, None]
+    actual = attend(q, k, v, mask=mask, backend="flex") * rows[:, None, :, None]
+    torch.testing.assert_close(actual.double(), judge, atol=TOLERANCE[dtype], rtol=0)
+
+
+def test_a_compiled_kernel_has_no_gradients_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match="'flex' has no backward pass on a CPU: train with 'auto' or 'sdpa'"):
+        attend(*qkv(2, 3), mask=AttentionMask(), backend="flex")
 
 
 def test_merging_two_kernels_costs_no_precision_in_bfloat16() -> None:

@@ -3,4 +3,4 @@
 from typing import Literal
 
 ActivationName = Literal["sq_relu", "gelu_tanh", "gelu", "relu", "silu"]
-BackendName = Literal["auto", "reference", "sdpa"]
+BackendName = Literal["auto", "reference", "sdpa", "flex"]

@@ -5,7 +5,15 @@ Letters: b batch, h heads, q queries, k keys, d channels of a head.
 Back ends, equal within rounding:
 
 - `reference`: softmax of a score matrix, to be read and to judge the others;
-- `sdpa`: PyTorch's fused kernels, and no mask of queries x keys where none is needed.
+- `sdpa`: PyTorch's fused kernels, and no mask of queries x keys where none is needed;
+- `flex`: a kernel compiled for the mask (`perceivers.nn.flex`); on a CPU for inference only.
+
+`auto` is `sdpa`, which chooses by device, type and shape:
+
+- on a CPU, queries at the end of the keys (a cross-attend): one fused call for the prefix, which all read, and one for
+  the causal rest, merged by their log-sum-exp, so that no mask exists;
+- on a CPU, training in bfloat16 with at most `KEPT_SCORES` scores: two products that keep the probabilities;
+- elsewhere, rows of one length: the fused kernel for `causal_lower_right`; of different lengths: a mask.
 """
 
 from dataclasses import dataclass
@@ -18,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from perceivers.nn.flex import flex
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, causal_mask
 from perceivers.nn.positions import Rotation
@@ -26,8 +35,8 @@ from perceivers.nn.rows import take_rows
 if TYPE_CHECKING:
     from perceivers.nn.spread import Spread
 
-Backend = Literal["auto", "reference", "sdpa"]
-BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa")
+Backend = Literal["auto", "reference", "sdpa", "flex"]
+BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa", "flex")
 
 # Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
 MASKED = -1e30
@@ -155,6 +164,8 @@ def attend(
             return _reference(q, k, v, mask)
         case "auto" | "sdpa":
             return _sdpa(q, k, v, mask)
+        case "flex":
+            return flex(q, k, v, mask)
         case _:
             raise ValueError(f"attention back end {backend!r}: choose one of {', '.join(BACKENDS)}")
 

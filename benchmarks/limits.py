@@ -1,0 +1,212 @@
+"""How far a step of training is from what the machine can do, part by part.
+
+    python benchmarks/limits.py [P1 P2 P3] [--quick] [--json FILE]
+
+First the machine: products of large matrices, attention by the fastest way known here, and copying memory. Then each
+part of a step (forward and backward, on one row; see `training.py` for the sizes) beside the time that its work must
+take: products at the speed of large matrices, attention at its best, bytes at the speed of copying. All take turns, and
+ratios are taken inside a round. 1 is the machine's own limit. Nothing else should run beside it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perceivers.data.batch import TokenBatch
+from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar_config import PerceiverARConfig
+from perceivers.nn.attention import attend
+from perceivers.nn.masks import AttentionMask
+from perceivers.train.config import CrossEntropy
+from perceivers.train.objectives import objective_loss, output_loss
+from sampling_timing import Row, Task, in_turns, timed
+from speed_table import print_table
+from training import FULL, Scale, Setting, asked
+from training_worker import VOCAB_SIZE
+
+COPIED = 2**28
+"""Bytes of the array whose copy says how fast memory is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a part must do at least: operations of products and of attention, forward and backward, and bytes."""
+
+    products: float = 0.0
+    attention: float = 0.0
+    bytes: float = 0.0
+
+
+def parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object], Work]]:
+    """The parts of a step on one row: name, forward and backward, work."""
+    config = model.config
+    m, n, c, d = config.max_seq_len, config.num_latents, config.cross_dim, config.dim
+    size, bfloat16 = torch.finfo(dtype).bits // 8, dtype == torch.bfloat16
+    cross = model.cross_attend
+    assert cross is not None
+    tokens = torch.randint(3, VOCAB_SIZE, (1, m))
+    places = torch.arange(m)[None, :, None]
+    positions = {"rotate_q": model.rotate_latents(places[:, -n:])[0]}
+    turn_keys, turn = model.rotate_context(places), model.rotate_latents(places[:, -n:])[1]
+    causal = AttentionMask(causal=True)
+
+    def both(forward: Callable[[], Tensor | tuple[Tensor, ...]]) -> Callable[[], None]:
+        """Forward, then backward from gradients that are there already."""
+        made: list[Tensor] = []
+
+        def run() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                out = forward()
+            outs = out if isinstance(out, tuple) else (out,)
+            if not made:
+                made.extend(torch.randn_like(x) for x in outs)
+            torch.autograd.backward(outs, made)
+
+        return run
+
+    def context() -> tuple[Tensor, Tensor]:
+        source, ids = model.context(tokens, places)
+        return cross.keys_values(source, turn_keys, ids=ids)
+
+    yield (
+        "keys and values of the context",
+        both(context),
+        # Keys and values are written, keys turned; backward the same the other way round.
+        Work(products=3 * 2 * VOCAB_SIZE * d * 2 * c, bytes=8 * m * c * size),
+    )
+    heads = config.cross_heads
+    q, k, v = (torch.randn(1, heads, x, c // heads, dtype=dtype, requires_grad=True) for x in (n, m, m))
+    pairs = n * (m - n) + n * (n + 1) // 2
+    yield (
+        "cross-attention",
+        both(lambda: attend(q, k, v, mask=causal)),
+        Work(attention=3 * 4 * pairs * c),
+    )
+    short = {x: torch.randn(1, heads, 1, c // heads, dtype=dtype) for x in ("keys", "values")}
+    latents = torch.randn(1, n, d, requires_grad=True)
+    yield (
+        "latents around it",
+        both(lambda: cross.read(latents, short["keys"], short["values"], mask=AttentionMask(), **positions)),
+        Work(products=3 * 2 * n * (2 * d * c + 2 * config.cross_widening * d * d)),
+    )
+
+    def stack() -> Tensor:
+        x = latents
+        for layer in model.layers:
+            x = layer(x, mask=causal, rotate=turn)
+        return x
+
+    yield (
+        "layers of latents",
+        both(stack),
+        Work(
+            products=config.depth * 3 * 2 * n * (4 * d * d + 2 * config.widening * d * d),
+            attention=config.depth * 3 * 2 * n * (n + 1) * d,
+        ),
+    )
+    labels = torch.randint(3, VOCAB_SIZE, (n,))
+    yield (
+        "logits and loss",
+        both(lambda: output_loss(model.logits, model.outputs(latents)[0], labels, CrossEntropy()).sum),
+        Work(products=3 * 2 * n * d * VOCAB_SIZE),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def update() -> None:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        optimizer.step()
+
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    yield "optimiser", update, Work(bytes=7 * 4 * weights)  # reads weight, gradient, moments; writes all but one
+
+
+def machine_tasks(model: PerceiverAR, dtype: torch.dtype, matrix: int) -> dict[str, tuple[Task, float]]:
+    """What the machine can do: tasks, and the operations or bytes of each."""
+    config = model.config
+    a, b = (torch.randn(matrix, matrix).to(dtype) for _ in range(2))
+    source = torch.ones(COPIED // 4)
+    target = torch.empty_like(source)
+    heads, n = config.cross_heads, config.num_latents
+    keys = min(config.max_seq_len, 8 * n)
+    q, k, v = (torch.randn(1, heads, x, config.cross_dim // heads, dtype=dtype) for x in (n, keys, keys))
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    grad = torch.randn(1, heads, n, config.cross_dim // heads, dtype=dtype)
+    operations = 3 * 4 * n * keys * config.cross_dim
+
+    def attention(run: Callable[[], Tensor]) -> tuple[Task, float]:
+        return timed(lambda: run().backward(grad)), operations
+
+    return {
+        "products": (timed(lambda: a @ b), 2.0 * matrix**3),
+        "attention, ours": attention(lambda: attend(q, k, v, mask=AttentionMask())),
+        "attention, PyTorch's": attention(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)),
+        "copying": (timed(lambda: target.copy_(source)), 2.0 * COPIED),
+    }
+
+
+def limits(name: str, setting: Setting, scale: Scale, dtype: torch.dtype) -> Iterator[Row]:
+    """The rows of one setting in one precision."""
+    torch.manual_seed(0)
+    about = ("limits", f"{name}: M {setting.context:,}, N {setting.latents:,}, {str(dtype).removeprefix('torch.')}")
+    size = {"dim": scale.dim, "depth": scale.depth, "heads": scale.heads, "cross_heads": scale.heads, "dropout": 0.0}
+    model = PerceiverAR(
+        PerceiverARConfig(vocab_size=VOCAB_SIZE, max_seq_len=setting.context, num_latents=setting.latents, **size)
+    ).train()
+    known = machine_tasks(model, dtype, 2048 if scale is FULL else 64)
+    found = {part: (timed(run), work) for part, run, work in parts(model, dtype)}
+    step = whole_step(model, setting.context, dtype == torch.bfloat16)
+    tasks = {what: task for what, (task, _) in known.items()} | {part: task for part, (task, _) in found.items()}
+    seconds = in_turns(tasks | {"a step": timed(step)}, setting.rounds)
+    speed = {what: amount / seconds[what] for what, (_, amount) in known.items()}
+    for what, each in speed.items():
+        unit, per = ("GB/s", 1e9) if what == "copying" else ("GFLOP/s", 1e9)
+        yield Row.of(*about, what, each / per, unit)
+    best = np.maximum(speed["attention, ours"], speed["attention, PyTorch's"])
+    least = {
+        part: work.products / speed["products"] + work.attention / best + work.bytes / speed["copying"]
+        for part, (_, work) in found.items()
+    }
+    for part, possible in least.items():
+        yield Row.of(*about, f"{part}: taken", 1000 * seconds[part], "ms")
+        yield Row.of(*about, f"{part}: possible / taken", possible / seconds[part], "x")
+    possible = np.sum(list(least.values()), 0)
+    yield Row.of(*about, "a step: taken", 1000 * seconds["a step"], "ms")
+    yield Row.of(*about, "a step: possible / taken", possible / seconds["a step"], "x")
+
+
+def whole_step(model: PerceiverAR, context: int, bfloat16: bool) -> Callable[[], None]:
+    """Forward, backward and update, as `perceivers train` does them."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    positions = torch.arange(1, context + 2)[None, :, None]
+    tokens = torch.randint(3, VOCAB_SIZE, (1, context + 1))
+    batch = TokenBatch(tokens, positions, torch.tensor([context + 1]))
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = objective_loss(model, batch, CrossEntropy())
+        (loss.sum / model.config.num_latents).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def table(names: list[str], scale: Scale) -> Iterator[Row]:
+    """The rows of all settings asked for."""
+    for name, setting in scale.settings.items():
+        if name in names or not names:
+            for dtype in (torch.float32, torch.bfloat16):
+                yield from limits(name, setting, scale, dtype)
+
+
+def main() -> None:
+    args, scale = asked(__doc__)
+    print_table(table(args.settings, scale), scale=scale, json_file=args.json)
+
+
+if __name__ == "__main__":
+    main()
