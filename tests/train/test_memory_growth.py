@@ -25,7 +25,8 @@ def resident():
 out = Path(sys.argv[1])
 model = PerceiverARConfig(vocab_size=259, max_seq_len=68, num_latents=17, dim=32, depth=1, heads=2, cross_heads=2)
 data = CopyConfig(length=68, batch_size=2, min_mirrored=11)
-config = TrainConfig(model=model, data=data, max_steps=2000, save_every=500, eval_every=500, eval_tokens=200, device="cpu")
+often = {"save_every": 500, "eval_every": 500, "eval_tokens": 200}
+config = TrainConfig(model=model, data=data, max_steps=2000, device="cpu", **often)
 train(replace(config, max_steps=500), out, progress=False)
 before = resident()
 train(config, out, resume=True, progress=False)
