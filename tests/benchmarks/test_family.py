@@ -22,7 +22,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["ecp_speed", "hip_speed", "io_speed", "training P4", "limits P4"])
+@pytest.mark.parametrize(
+    "name", ["ecp_speed", "hip_speed", "io_speed", "training P4", "limits P4", "growth --plot plot.png"]
+)
 def test_every_row_has_its_numbers(name: str, tmp_path: Path) -> None:
     """Of the steps of training, those without other packages."""
     name, *chosen = name.split()
@@ -31,7 +33,7 @@ def test_every_row_has_its_numbers(name: str, tmp_path: Path) -> None:
         if not Path("/proc/self/clear_refs").exists():
             pytest.skip("memory is measured through Linux's /proc")
     command = [sys.executable, BENCHMARKS / f"{name}.py", *chosen, "--quick", "--json", tmp_path / "table.json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert len([line for line in done.stdout.splitlines() if line.startswith("| ")]) == len(rows) + 2
