@@ -40,79 +40,14 @@ class Work:
     bytes: float = 0.0
 
 
-def parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object], Work]]:
-    """The parts of a step on one row: name, forward and backward, work."""
-    config = model.config
-    m, n, c, d = config.max_seq_len, config.num_latents, config.cross_dim, config.dim
-    size, bfloat16 = torch.finfo(dtype).bits // 8, dtype == torch.bfloat16
-    cross = model.cross_attend
-    assert cross is not None
-    tokens = torch.randint(3, VOCAB_SIZE, (1, m))
-    places = torch.arange(m)[None, :, None]
-    positions = {"rotate_q": model.rotate_latents(places[:, -n:])[0]}
-    turn_keys, turn = model.rotate_context(places), model.rotate_latents(places[:, -n:])[1]
-    causal = AttentionMask(causal=True)
+Part = tuple[str, Callable[[], object], Work]
+"""Its name, what runs it forward and backward, and its work."""
 
-    def both(forward: Callable[[], Tensor | tuple[Tensor, ...]]) -> Callable[[], None]:
-        """Forward, then backward from gradients that are there already."""
-        made: list[Tensor] = []
 
-        def run() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                out = forward()
-            outs = out if isinstance(out, tuple) else (out,)
-            if not made:
-                made.extend(torch.randn_like(x) for x in outs)
-            torch.autograd.backward(outs, made)
-
-        return run
-
-    def context() -> tuple[Tensor, Tensor]:
-        source, ids = model.context(tokens, places)
-        return cross.keys_values(source, turn_keys, ids=ids)
-
-    yield (
-        "keys and values of the context",
-        both(context),
-        # Keys and values are written, keys turned; backward the same the other way round.
-        Work(products=3 * 2 * VOCAB_SIZE * d * 2 * c, bytes=8 * m * c * size),
-    )
-    heads = config.cross_heads
-    q, k, v = (torch.randn(1, heads, x, c // heads, dtype=dtype, requires_grad=True) for x in (n, m, m))
-    pairs = n * (m - n) + n * (n + 1) // 2
-    yield (
-        "cross-attention",
-        both(lambda: attend(q, k, v, mask=causal)),
-        Work(attention=3 * 4 * pairs * c),
-    )
-    short = {x: torch.randn(1, heads, 1, c // heads, dtype=dtype) for x in ("keys", "values")}
-    latents = torch.randn(1, n, d, requires_grad=True)
-    yield (
-        "latents around it",
-        both(lambda: cross.read(latents, short["keys"], short["values"], mask=AttentionMask(), **positions)),
-        Work(products=3 * 2 * n * (2 * d * c + 2 * config.cross_widening * d * d)),
-    )
-
-    def stack() -> Tensor:
-        x = latents
-        for layer in model.layers:
-            x = layer(x, mask=causal, rotate=turn)
-        return x
-
-    yield (
-        "layers of latents",
-        both(stack),
-        Work(
-            products=config.depth * 3 * 2 * n * (4 * d * d + 2 * config.widening * d * d),
-            attention=config.depth * 3 * 2 * n * (n + 1) * d,
-        ),
-    )
-    labels = torch.randint(3, VOCAB_SIZE, (n,))
-    yield (
-        "logits and loss",
-        both(lambda: output_loss(model.logits, model.outputs(latents)[0], labels, CrossEntropy()).sum),
-        Work(products=3 * 2 * n * d * VOCAB_SIZE),
-    )
+def parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[Part]:
+    """The parts of a step on one row."""
+    yield from context_parts(model, dtype)
+    yield from latent_parts(model, dtype)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def update() -> None:
@@ -122,6 +57,77 @@ def parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[tuple[str, Callabl
 
     weights = sum(parameter.numel() for parameter in model.parameters())
     yield "optimiser", update, Work(bytes=7 * 4 * weights)  # reads weight, gradient, moments; writes all but one
+
+
+def context_parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[Part]:
+    """What grows with the context."""
+    config, cross = model.config, model.cross_attend
+    assert cross is not None
+    m, n, c, heads = config.max_seq_len, config.num_latents, config.cross_dim, config.cross_heads
+    tokens, places = torch.randint(3, VOCAB_SIZE, (1, m)), torch.arange(m)[None, :, None]
+    turn = model.rotate_context(places)
+
+    def keys_values() -> tuple[Tensor, Tensor]:
+        source, ids = model.context(tokens, places)
+        return cross.keys_values(source, turn, ids=ids)
+
+    # Keys and values are written, keys turned; backward the same the other way round.
+    written = 8 * m * c * torch.finfo(dtype).bits // 8
+    work = Work(products=3 * 2 * VOCAB_SIZE * config.dim * 2 * c, bytes=written)
+    yield "keys and values of the context", both(keys_values, dtype), work
+
+    q, k, v = (torch.randn(1, heads, x, c // heads, dtype=dtype, requires_grad=True) for x in (n, m, m))
+    pairs = n * (m - n) + n * (n + 1) // 2
+    read = both(lambda: attend(q, k, v, mask=AttentionMask(causal=True)), dtype)
+    yield "cross-attention", read, Work(attention=3 * 4 * pairs * c)
+
+
+def latent_parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[Part]:
+    """What does not."""
+    config, cross = model.config, model.cross_attend
+    assert cross is not None
+    n, c, d, heads = config.num_latents, config.cross_dim, config.dim, config.cross_heads
+    turn_queries, turn = model.rotate_latents(torch.arange(n)[None, :, None])
+    latents = torch.randn(1, n, d, requires_grad=True)
+    keys, values = (torch.randn(1, heads, 1, c // heads, dtype=dtype) for _ in range(2))
+
+    def around() -> Tensor:
+        return cross.read(latents, keys, values, mask=AttentionMask(), rotate_q=turn_queries)
+
+    work = Work(products=3 * 2 * n * (2 * d * c + 2 * config.cross_widening * d * d))
+    yield "latents around it", both(around, dtype), work
+
+    def stack() -> Tensor:
+        x = latents
+        for layer in model.layers:
+            x = layer(x, mask=AttentionMask(causal=True), rotate=turn)
+        return x
+
+    products = config.depth * 3 * 2 * n * (4 * d * d + 2 * config.widening * d * d)
+    work = Work(products=products, attention=config.depth * 3 * 2 * n * (n + 1) * d)
+    yield "layers of latents", both(stack, dtype), work
+
+    labels = torch.randint(3, VOCAB_SIZE, (n,))
+
+    def loss() -> Tensor:
+        return output_loss(model.logits, model.outputs(latents)[0], labels, CrossEntropy()).sum
+
+    yield "logits and loss", both(loss, dtype), Work(products=3 * 2 * n * d * VOCAB_SIZE)
+
+
+def both(forward: Callable[[], Tensor | tuple[Tensor, ...]], dtype: torch.dtype) -> Callable[[], None]:
+    """Forward, with products in `dtype`, then backward from gradients that are there already."""
+    made: list[Tensor] = []
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = forward()
+        outs = out if isinstance(out, tuple) else (out,)
+        if not made:
+            made.extend(torch.randn_like(x) for x in outs)
+        torch.autograd.backward(outs, made)
+
+    return run
 
 
 def machine_tasks(model: PerceiverAR, dtype: torch.dtype, matrix: int) -> dict[str, tuple[Task, float]]:

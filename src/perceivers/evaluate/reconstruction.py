@@ -81,8 +81,7 @@ def position_decodability(model: nn.Module, split: PictureSplit, *, ridge: float
         split: Pictures of the kind that it was trained on.
         ridge: Strength of the map's regularisation, as a share of the positions' mean variance times their number.
     """
-    config = model.config
-    assert isinstance(config, HiPConfig)
+    config: HiPConfig = model.config  # pyright: ignore[reportAssignmentType]
     name = image_modality(config).name
     positions = model.get_parameter(f"modalities.{name}.positions").detach().cpu().double().numpy()
     varies = split.pixels.std(0).max(-1).flatten() > 0
