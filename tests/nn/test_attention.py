@@ -66,6 +66,7 @@ def test_back_ends_agree_in_values_and_gradients(queries: int, mask: AttentionMa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, when it is first imported
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("queries", "mask"), [case for case in masks() if case.id in FLEX])
 def test_a_compiled_kernel_agrees(queries: int, mask: AttentionMask, dtype: torch.dtype) -> None:

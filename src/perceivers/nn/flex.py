@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask, flex_attention
 
 from perceivers.nn.masks import AttentionMask
 
@@ -34,21 +34,16 @@ def flex(
 
 def _blocks(mask: AttentionMask, batch: int, queries: int, keys: int, device: torch.device) -> BlockMask | None:
     """Which blocks of pairs are visible, in part or as a whole; None where all are."""
-    if not mask.causal and mask.keys is None and mask.pairs is None:
+    earlier, real, pairs = keys - queries, mask.keys, mask.pairs
+    conditions: list[Any] = [lambda b, h, i, j: j <= i + earlier] if mask.causal else []
+    if real is not None:
+        conditions.append(lambda b, h, i, j: real[b, j])
+    if pairs is not None:
+        conditions.append(lambda b, h, i, j: pairs[b, i, j])
+    if not conditions:
         return None
-    earlier = keys - queries
-
-    def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        del h
-        seen = j <= i + earlier if mask.causal else j >= 0
-        if mask.keys is not None:
-            seen = seen & mask.keys[b, j]
-        if mask.pairs is not None:
-            seen = seen & mask.pairs[b, i, j]
-        return seen
-
-    rows = batch if mask.keys is not None or mask.pairs is not None else None
-    return create_block_mask(visible, rows, None, queries, keys, device=device)
+    rows = None if real is None and pairs is None else batch
+    return create_block_mask(and_masks(*conditions), rows, None, queries, keys, device=device)
 
 
 @cache

@@ -14,9 +14,9 @@ from perceivers.models.cost import TrainingMemory, count_parameters, forward_flo
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.train.config import CrossEntropy, ParallelConfig, TrainConfig
 
-CHUNK_WORK = 4 * 4 * 4096
-"""Bytes a latent, head and row while a spread context is read: four arrays of 4,096 scores in float32
-(`perceivers.nn.spread`)."""
+CHUNK_WORK = 2 * 4 * 4096
+"""Bytes a latent, head and row while a spread context is read (`perceivers.nn.spread`): as much as two arrays of 4,096
+scores in float32, by measurement; not all of its arrays exist when the rest is at its peak."""
 
 
 @dataclass(frozen=True)
