@@ -137,7 +137,7 @@ def fashion_classes() -> TrainConfig:
     """Kinds of clothes, with the model of `fashion_mae`: start from its weights with --init."""
     return replace(
         fashion_mae(),
-        data=PictureConfig(batch_size=32, shift=1, flip=True),
+        data=PictureConfig(batch_size=64, shift=1, flip=True),
         objective=CrossEntropy(z_loss=0.0),
         eval_tokens=5000,
     )
