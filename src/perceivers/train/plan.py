@@ -102,8 +102,8 @@ def plans(config: TrainConfig, gpus: int, machine: Machine) -> Iterator[Plan]:
                     yield plan(shared, machine)
 
 
-def plan(config: TrainConfig, machine: Machine, *, bfloat16: bool = True, cpu: bool = False) -> Plan:
-    """What each process of `config.parallel` needs."""
+def plan(config: TrainConfig, machine: Machine) -> Plan:
+    """What each process of `config.parallel` needs, on GPUs with products in bfloat16."""
     parallel, batches = config.parallel, config.accumulate
     rows = config.data.batch_size // (parallel.dp * parallel.fsdp)
     model = _own_model(config.model, parallel.cp)
@@ -118,7 +118,7 @@ def plan(config: TrainConfig, machine: Machine, *, bfloat16: bool = True, cpu: b
     useful = 3 * _forward(config.model) * config.data.batch_size * batches
     return Plan(
         config=config,
-        memory=_memory(config, model, rows, bfloat16=bfloat16, cpu=cpu),
+        memory=_memory(config, model, rows, bfloat16=True, cpu=False),
         flops=flops,
         wire=wire,
         seconds=seconds,
