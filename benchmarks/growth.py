@@ -11,6 +11,7 @@ by the length before. Nothing else should run beside it.
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from perceivers.evaluate.plots import new_figure
 from sampling_peers import ENVIRONMENT, Worker, installed_peers
 from sampling_timing import Row
 from speed_table import parser_of, print_table
-from training import FULL, QUICK, SCRIPT, Scale
+from training import FULL, OURS, QUICK, SCRIPT, Scale
 
 CONTEXTS = {"full": tuple(2**i for i in range(10, 18)), "quick": (32, 64, 128)}
 LATENTS = 512
@@ -27,9 +28,9 @@ LONGEST, LARGEST = 120.0, 16e9
 """Seconds and bytes that a step may be expected to take: four times and twice those at half the length, at most."""
 
 
-def grow(name: str, who: str, bfloat16: bool, contexts: tuple[int, ...], scale: Scale) -> Iterator[Row]:
+def grow(name: str, contender: dict[str, Any], contexts: tuple[int, ...], scale: Scale) -> Iterator[Row]:
     """Rows of one model at all lengths that it can be trained on."""
-    python = Path(sys.executable) if who == "perceivers" else ENVIRONMENT / "bin" / "python"
+    python = Path(sys.executable) if name in OURS else ENVIRONMENT / "bin" / "python"
     size = {"dim": scale.dim, "depth": scale.depth, "heads": scale.heads}
     seconds, most = np.zeros(1), 0.0
     for context in contexts:
@@ -38,7 +39,7 @@ def grow(name: str, who: str, bfloat16: bool, contexts: tuple[int, ...], scale: 
             return
         with Worker(python, SCRIPT) as worker:
             latents = min(LATENTS, context // 2)
-            worker.ask(do="build", who=who, bfloat16=bfloat16, context=context, latents=latents, **size)
+            worker.ask(do="build", context=context, latents=latents, **contender, **size)
             seconds = np.array([worker.ask(do="step")["seconds"] for _ in range(STEPS + 1)][1:])
             most = worker.ask(do="peak")["bytes"]
         yield Row.of(name, f"{context}", "a step", seconds, "s")
@@ -47,10 +48,10 @@ def grow(name: str, who: str, bfloat16: bool, contexts: tuple[int, ...], scale: 
 
 def table(scale: Scale, contexts: tuple[int, ...]) -> Iterator[Row]:
     """Rows of all models."""
-    yield from grow("ours, float32", "perceivers", False, contexts, scale)
-    yield from grow("ours, bfloat16", "perceivers", True, contexts, scale)
+    for name in ("ours, float32", "ours, bfloat16"):
+        yield from grow(name, {"who": "perceivers", **OURS[name]}, contexts, scale)
     for peer in installed_peers(ENVIRONMENT) if scale is FULL else []:
-        yield from grow(f"{peer}, float32", peer, False, contexts, scale)
+        yield from grow(f"{peer}, float32", {"who": peer}, contexts, scale)
 
 
 def plot(rows: list[Row], path: Path) -> None:

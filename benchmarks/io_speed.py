@@ -2,9 +2,9 @@
 
 The picture classifier with Fourier positions, which both have: 224 x 224 pixels, 512 latents, 8 times the same 6
 layers, as published but narrower; the same random weights, batch 1, on the CPU. Forward alone, and forward with
-backward, in float32 and under bfloat16 autocast. All run in turns, and each ratio is taken inside a round; the table
-has the median of the rounds, the lowest and the highest. Memory is the peak above the loaded model, in a process of its
-own for each. Needs the extra `hf`. Nothing else should run beside it.
+backward, in float32 and under bfloat16 autocast; ours also compiled (`model.compile()`). All run in turns, and each
+ratio is taken inside a round; the table has the median of the rounds, the lowest and the highest. Memory is the peak
+above the loaded model, in a process of its own for each. Needs the extra `hf`. Nothing else should run beside it.
 """
 
 import argparse
@@ -40,6 +40,8 @@ class Scale:
 FULL = Scale(size=224, latents=512, dim=256, layers=6, blocks=8, rounds=5)
 QUICK = Scale(size=224, latents=8, dim=16, layers=1, blocks=1, rounds=2)
 
+COMPILED = "perceivers compiled"
+
 Forward = Callable[[], Tensor]
 
 
@@ -72,6 +74,8 @@ def model_of(who: str, directory: Path, scale: Scale) -> tuple[nn.Module, Forwar
         pixels = picture.movedim(-1, 1).contiguous()
         return theirs, lambda: theirs(inputs=pixels).logits
     ours = perceivers.load(directory).model.train()
+    if who == COMPILED:
+        ours.compile()
     return ours, lambda: ours(picture)
 
 
@@ -94,7 +98,7 @@ def task(model: nn.Module, forward: Forward, *, training: bool, bfloat16: bool) 
 
 def speed(scale: Scale, directory: Path) -> Iterator[Row]:
     """Rows of the table about time."""
-    models = {who: model_of(who, directory, scale) for who in ("transformers", "perceivers")}
+    models = {who: model_of(who, directory, scale) for who in ("transformers", "perceivers", COMPILED)}
     with torch.no_grad():
         torch.testing.assert_close(*(forward() for _, forward in models.values()), atol=1e-3, rtol=1e-3)
     setting = f"{scale.size**2:,} pixels, {scale.latents} latents x {scale.dim}, {scale.blocks} x {scale.layers} layers"
@@ -107,9 +111,10 @@ def speed(scale: Scale, directory: Path) -> Iterator[Row]:
         seconds = in_turns(tasks, scale.rounds)
         for name, values in seconds.items():
             yield Row.of(part, setting, name, 1000 * values, "ms")
-        for ours, theirs in (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")):
-            ratio = seconds[f"transformers, {theirs}"] / seconds[f"perceivers, {ours}"]
-            yield Row.of(part, setting, f"transformers, {theirs} / perceivers, {ours}", ratio, "times")
+        for who in ("perceivers", COMPILED):
+            for ours, theirs in (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")):
+                ratio = seconds[f"transformers, {theirs}"] / seconds[f"{who}, {ours}"]
+                yield Row.of(part, setting, f"transformers, {theirs} / {who}, {ours}", ratio, "times")
 
 
 def memory(scale: Scale, directory: Path, *, quick: bool) -> Iterator[Row]:

@@ -4,8 +4,9 @@
 
 Each model trains in a process of its own: forward, backward, AdamW. They take turns, a step each, and each ratio is
 taken inside a round. The table has the median of the rounds, the lowest and the highest, and the most memory that each
-process used above its libraries. Ours runs in float32 and with bfloat16 products; perceiver-ar-pytorch fails with the
-latter. Other packages are installed in an environment of their own. Nothing else should run beside it.
+process used above its libraries. Ours runs in float32 and with bfloat16 products, each also compiled (`perceivers train
+--compile`); perceiver-ar-pytorch fails with bfloat16. Other packages are installed in an environment of their own.
+Nothing else should run beside it.
 """
 
 import argparse
@@ -20,6 +21,13 @@ from sampling_timing import Row, Task, in_turns
 from speed_table import parser_of, print_table
 
 SCRIPT = Path(__file__).with_name("training_worker.py")
+
+OURS = {
+    "ours, float32": {},
+    "ours, bfloat16": {"bfloat16": True},
+    "ours, float32, compiled": {"compiled": True},
+    "ours, bfloat16, compiled": {"bfloat16": True, "compiled": True},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +76,16 @@ QUICK = Scale(
 def compare(name: str, setting: Setting, scale: Scale, peers: list[str]) -> Iterator[Row]:
     """The rows of one setting."""
     about = ("training", f"{name}: M {setting.context:,}, N {setting.latents:,}")
-    contenders = {"ours, float32": ("perceivers", False), "ours, bfloat16": ("perceivers", True)}
-    contenders |= {f"{peer}, float32": (peer, False) for peer in setting.peers if peer in peers}
+    contenders = {what: {"who": "perceivers", **how} for what, how in OURS.items()}
+    contenders |= {f"{peer}, float32": {"who": peer} for peer in setting.peers if peer in peers}
     size = {"dim": scale.dim, "depth": scale.depth, "heads": scale.heads, "latents": setting.latents}
     with ExitStack() as stack:
         tasks: dict[str, Task] = {}
         workers: dict[str, Worker] = {}
-        for what, (who, bfloat16) in contenders.items():
-            python = Path(sys.executable) if who == "perceivers" else ENVIRONMENT / "bin" / "python"
+        for what, contender in contenders.items():
+            python = Path(sys.executable) if what in OURS else ENVIRONMENT / "bin" / "python"
             workers[what] = worker = stack.enter_context(Worker(python, SCRIPT))
-            built = worker.ask(do="build", who=who, bfloat16=bfloat16, context=setting.context, **size)
+            built = worker.ask(do="build", context=setting.context, **contender, **size)
             yield Row.of(*about, f"{what}: parameters", built["parameters"] / 1e6, "million")
             tasks[what] = lambda worker=worker: worker.ask(do="step")["seconds"]
         seconds = in_turns(tasks, setting.rounds)
@@ -88,7 +96,7 @@ def compare(name: str, setting: Setting, scale: Scale, peers: list[str]) -> Iter
         yield Row.of(*about, f"{what}: targets", targets / each, "targets/s")
         yield Row.of(*about, f"{what}: most memory", peaks[what] / 1e9, "GB")
     if (peer := "perceiver-ar-pytorch, float32") in seconds:
-        for ours in ("ours, float32", "ours, bfloat16"):
+        for ours in OURS:
             yield Row.of(*about, f"{peer} / {ours}: a step", seconds[peer] / seconds[ours], "x")
             yield Row.of(*about, f"{ours} / {peer}: most memory", peaks[ours] / peaks[peer], "x")
 

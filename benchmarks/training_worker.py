@@ -25,13 +25,15 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def perceivers(context: int, latents: int, dim: int, depth: int, heads: int) -> tuple[nn.Module, Loss]:
-    """Ours, with the loss of `perceivers train`."""
+    """Ours, with the loss of `perceivers train`, which keeps freed memory, too."""
     from perceivers.data.batch import TokenBatch
+    from perceivers.device import keep_freed_memory
     from perceivers.models.build import build
     from perceivers.models.perceiver_ar_config import PerceiverARConfig
     from perceivers.train.config import CrossEntropy
     from perceivers.train.objectives import objective_loss
 
+    keep_freed_memory()
     size = {"dim": dim, "depth": depth, "heads": heads, "cross_heads": heads, "dropout": 0.0}
     model = build(PerceiverARConfig(vocab_size=VOCAB_SIZE, max_seq_len=context, num_latents=latents, **size)).train()
     positions = torch.arange(1, context + 2)[None, :, None]
@@ -76,11 +78,13 @@ def resident(key: str) -> int:
 class Training:
     """A model, AdamW, and one row after another."""
 
-    def __init__(self, who: str, *, bfloat16: bool, context: int, **size: int) -> None:
+    def __init__(self, who: str, *, context: int, bfloat16: bool = False, compiled: bool = False, **size: int) -> None:
         self.libraries = resident("VmRSS")
         torch.manual_seed(0)
         self.bfloat16, self.context = bfloat16, context
         self.model, self.loss = WHO[who](context, **size)
+        if compiled:
+            self.model.compile()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def step(self) -> float:

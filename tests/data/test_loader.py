@@ -275,15 +275,15 @@ def test_an_empty_crop_can_be_stretched() -> None:
 # Prefetching
 
 
-def test_iterate_gives_the_batches_from_a_step_on() -> None:
+def test_batches_from_a_step_on() -> None:
     loader = TokenLoader(split_of(97, 53), DataConfig(batch_size=2), seq_len=13, num_targets=5, seed=11)
-    for step, batch in zip(range(4, 9), loader.iterate(4), strict=False):
+    for step, batch in zip(range(4, 9), prefetch(loader.batch, 4), strict=False):
         assert same(batch, loader.batch(step))
 
 
 def test_the_background_thread_ends_with_the_iterator() -> None:
     loader = TokenLoader(split_of(97, 53), DataConfig(batch_size=2), seq_len=13, num_targets=5, seed=11)
-    batches = loader.iterate()
+    batches = prefetch(loader.batch, 0)
     next(batches)
     assert any(thread.name.startswith("prefetch") for thread in threading.enumerate())
     del batches

@@ -93,10 +93,6 @@ def test_batches_are_a_function_of_seed_and_step() -> None:
     assert same(loader().batch(4), loader().batch(4))
     assert not same(loader().batch(4), loader().batch(5))
     assert not same(loader().batch(4), loader(seed=2).batch(4))
-    batches = loader().iterate(first_step=3)
-    assert same(next(batches), loader().batch(3))
-    assert same(next(batches), loader().batch(4))
-    batches.close()
 
 
 def test_ranks_share_a_batch() -> None:

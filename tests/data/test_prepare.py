@@ -365,7 +365,7 @@ def test_files_to_batches(tmp_path: Path) -> None:
     store = TokenStore.open(tmp_path / "store")
     config = DataConfig(batch_size=5, crop="uniform", transpose=3, stretch=(0.95, 1.0, 1.05))
     loader = TokenLoader(store.split("train"), config, seq_len=17, num_targets=7, seed=1)
-    batch = next(loader.iterate())
+    batch = loader.batch(0)
     assert isinstance(batch, TokenBatch)
     assert batch.tokens.max() < store.header.vocab_size + 3
     assert json.loads((tmp_path / "store" / "header.json").read_text())["tokenizer"] == "performance"

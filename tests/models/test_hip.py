@@ -238,6 +238,10 @@ def test_first_weights() -> None:
     assert weights.positions.abs().max() < 2 / math.sqrt(1009) / 0.87
     assert not weights.unembed.weight.any()
     assert model(sample(DataSet(name="d", modalities=(wide,))))["wide"].abs().max() == 0
+    torch.manual_seed(5)
+    scaled = HiP(dataclasses.replace(model.config, embed_scale=0.5)).state_dict()
+    for name, first in model.state_dict().items():
+        assert torch.equal(scaled[name], first * (0.5 if name == "modalities.wide.embed.weight" else 1.0))
 
 
 def test_a_modality_may_not_be_called_like_a_part_of_pytorch() -> None:

@@ -96,6 +96,7 @@ def test_perceiver_io_is_one_block_of_one_group() -> None:
         ({"dims": (4, 0, 6)}, r"dims=\(4, 0, 6\): 0 must be at least 1"),
         ({"depths": (1, -1, 0)}, r"depths=\(1, -1, 0\): -1 must be at least 0"),
         ({"embed_dim": 0}, "embed_dim=0 must be at least 1"),
+        ({"embed_scale": 0.0}, "embed_scale=0.0 must be above 0"),
         ({"heads": (3, 2, 1)}, "block 0: heads=3 must divide the 4 channels that it splits"),
         ({"cross_heads": (2, 1, 1)}, "block 0: cross_heads=2 must divide the 5 channels that it splits"),
         ({"groups": (3, 2, 3), "latents": (2, 3, 2)}, r"groups=\(3, 2, 3\): the processor, block 1, has 2 groups"),

@@ -37,6 +37,8 @@ FEATURES = [
     ConvFeatures(shape=(2, 17, 19, 3), channels=5, stages=2, batch_norm=False),
     ConvFeatures(shape=(11, 17, 3), channels=5, padding="convolutions"),
     ConvFeatures(shape=(2, 21, 23, 3), channels=5, stages=2, batch_norm=False, padding="convolutions"),
+    ConvFeatures(shape=(2, 13, 17, 3), time_patch=2, channels=5),
+    ConvFeatures(shape=(4, 13, 17, 3), time_patch=2, channels=5, padding="convolutions"),
     FlowFeatures(shape=(2, 5, 7, 3), channels=5),
     AudioFeatures(samples=35, samples_per_patch=5, channels=2),
     MelFeatures(samples=1000, sample_rate=8000, window=256, hop=100, bands=13),
@@ -102,6 +104,16 @@ def test_paddings_agree_where_both_add_the_same() -> None:
     torchs.load_state_dict(same.state_dict())
     assert same(x).tokens.shape == (1, 4, 5)
     assert torch.equal(torchs(x).tokens[0, 0], same(x).tokens[0, 0])
+
+
+def test_frames_together_are_a_picture_of_more_channels() -> None:
+    films, pictures = (
+        Input(InputConfig(features=ConvFeatures(shape=shape, time_patch=frames, channels=5, batch_norm=False)))
+        for shape, frames in (((2, 9, 11, 3), 2), ((9, 11, 6), 1))
+    )
+    pictures.load_state_dict(films.state_dict())
+    x = torch.randn(3, 2, 9, 11, 3)
+    assert torch.equal(films(x).tokens, pictures(torch.cat([x[:, 0], x[:, 1]], -1)).tokens)
 
 
 def test_batch_norm_keeps_running_averages() -> None:

@@ -47,7 +47,7 @@ def gradients_of_a_step(config: TrainConfig, out: Path, store: TokenStore) -> tu
         kept.update({name: p.grad.clone() for name, p in begun.model.named_parameters() if p.grad is not None})
 
     begun.optimizer.step = keep  # pyright: ignore
-    values = train_step(begun, begun.loader.iterate(0))
+    values = train_step(begun, iter([begun.loader.batch(step) for step in range(config.accumulate)]))
     assert begun.state.step == 1
     return kept, values
 

@@ -101,10 +101,6 @@ class TokenLoader:
         rows = [self._row(step * self.config.batch_size + row) for row in self.rows_of]
         return collate([tokens for tokens, _ in rows], [positions for _, positions in rows])
 
-    def iterate(self, first_step: int = 0) -> Generator[TokenBatch, None, None]:
-        """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
-        return prefetch(self.batch, first_step)
-
     def _row(self, index: int) -> tuple[Int[np.ndarray, " seq"], Int[np.ndarray, "seq 1"]]:
         """Row `index` of the endless list: tokens and their positions."""
         epoch, place = divmod(index, self.rows_per_epoch)

@@ -4,7 +4,7 @@ For training in an order that is a pure function of (seed, step), for evaluation
 """
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 
-from perceivers.data.loader import ROW, epoch_order, prefetch, rank_rows
+from perceivers.data.loader import ROW, epoch_order, rank_rows
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.text import BYTES_VOCAB_SIZE, PERCEIVER_MASK, PERCEIVER_OFFSET, PERCEIVER_PAD
 from perceivers.data.tokens import TokenSplit
@@ -114,10 +114,6 @@ class MaskedTextLoader:
         """This rank's rows of training step `step`, counted from 0."""
         rows = [self._row(step * self.config.batch_size + row) for row in self.rows_of]
         return _collate([ids for ids, _ in rows], [masked for _, masked in rows], seq_len=self.seq_len)
-
-    def iterate(self, first_step: int = 0) -> Generator[MaskedBatch, None, None]:
-        """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
-        return prefetch(self.batch, first_step)
 
     def _row(self, index: int) -> tuple[Integer[np.ndarray, " length"], Bool[np.ndarray, " length"]]:
         """Row `index` of the endless list: its bytes, and which are masked."""

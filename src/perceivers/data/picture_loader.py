@@ -1,7 +1,7 @@
 """Picture store -> batches, in an order that is a pure function of (seed, step)."""
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from perceivers.data.loader import ROW, epoch_order, prefetch, rank_rows
+from perceivers.data.loader import ROW, epoch_order, rank_rows
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_store import PictureSplit
 
@@ -87,10 +87,6 @@ class PictureLoader:
         random = self.config.moves or self.config.hidden  # otherwise generators would take most of the time
         rngs = [np.random.default_rng((self.seed, ROW, row)) for row in rows] if random else []
         return _batch(self.split, self.config, units, rngs, training=True)
-
-    def iterate(self, first_step: int = 0) -> Generator[PictureBatch, None, None]:
-        """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
-        return prefetch(self.batch, first_step)
 
 
 def picture_batches(

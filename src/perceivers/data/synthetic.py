@@ -6,14 +6,12 @@ really remembers (Perceiver AR's official `RandomMirroredDataset`). Lengths incl
     SOS  a b c  c b a  EOS          length 8
 """
 
-from collections.abc import Generator
-
 import numpy as np
 from jaxtyping import Bool, Int
 
 from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.config import CopyConfig
-from perceivers.data.loader import prefetch, rank_rows
+from perceivers.data.loader import rank_rows
 
 __all__ = ["COPY_VOCAB_SIZE", "MirroredLoader", "copy_accuracy_targets", "mirrored_ids"]
 
@@ -93,10 +91,6 @@ class MirroredLoader:
             tokens.append(model_tokens(ids, stop=stop, offset=self.offset))
             positions.append(np.arange(shift + 1, shift + stop + 1)[:, None])
         return collate(tokens, positions)
-
-    def iterate(self, first_step: int = 0) -> Generator[TokenBatch, None, None]:
-        """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
-        return prefetch(self.batch, first_step)
 
 
 def _generator(seed: int, split: str, *index: int) -> np.random.Generator:

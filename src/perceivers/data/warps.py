@@ -7,7 +7,7 @@ what the photo has there.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.data.loader import ROW, epoch_order, prefetch, rank_rows
+from perceivers.data.loader import ROW, epoch_order, rank_rows
 from perceivers.data.picture_config import WarpConfig
 from perceivers.data.picture_loader import scaled
 from perceivers.data.picture_store import PictureSplit
@@ -93,10 +93,6 @@ class WarpLoader:
         photos = [int(epoch_order(self.rows_per_epoch, seed=self.seed, epoch=e)[place]) for e, place in places]
         rngs = [np.random.default_rng((self.seed, ROW, row)) for row in rows]
         return _batch(self.split, self.config, photos, rngs, flip=self.config.flip)
-
-    def iterate(self, first_step: int = 0) -> Generator[FlowBatch, None, None]:
-        """`batch(first_step)`, `batch(first_step + 1)`, ... without end, made ahead by a background thread."""
-        return prefetch(self.batch, first_step)
 
 
 def flow_batches(

@@ -249,9 +249,9 @@ def training_memory(
     if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
         context += rows * m * 2 * 4 * config.positions.channels(c // config.cross_heads)
     if isinstance(config.positions, RotaryPositions) and config.vocab_size < rows * m:
-        context += rows * m * 8 + cross_attends * config.vocab_size * e * size  # ids, and the vocabulary's norm
+        context += rows * m * 8  # ids
     else:
-        context += rows * m * (4 * e + cross_attends * size * e)  # its embedding in float32, and its norm
+        context += rows * m * 4 * e  # its embedding in float32
     context_work = rows * m * 4 * CONTEXT_WORK * c if cross_attends else 0
     masks = rows * n * (n if cpu else m) * MASK_BYTES
     logits = min(rows * n * config.vocab_size, MOST_LOGITS) * 4 * LOGITS_WORK

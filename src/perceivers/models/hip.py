@@ -64,7 +64,7 @@ class HiP(nn.Module):
 
         - linear layers: normal truncated at two standard deviations, variance 1 / inputs after truncation; biases 0
         - positions and latents: likewise, with variance 1 / (number of positions, or of latents in all groups)
-        - last layer of each modality: zero
+        - first layer of each modality: as any linear layer, times `embed_scale`; last layer: zero
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -76,6 +76,7 @@ class HiP(nn.Module):
                 variance_scaling(module.latents, len(module.latents))
             if isinstance(module, ModalityWeights):
                 variance_scaling(module.positions, len(module.positions))
+                module.embed.weight.mul_(self.config.embed_scale)
                 nn.init.zeros_(module.unembed.weight)
 
     def forward(

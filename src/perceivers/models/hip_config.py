@@ -70,6 +70,9 @@ class HiPConfig:
     """Width of the cross-attend's feed-forward layer, in multiples of dims."""
     embed_dim: int = 32
     """Channels of embedded inputs, of positions and of reconstructions before their last layer."""
+    embed_scale: float = 1.0
+    """Initial weights of the layers that embed inputs, in multiples of the reference's. Positions start small, so that
+    it takes long until they count beside inputs; a small number lets both count from the start."""
     label_modalities: tuple[str, ...] = ()
     """Modalities that enter and leave at the processor (the class bottleneck); they take no group."""
     project_positions: bool = False
@@ -106,6 +109,8 @@ class HiPConfig:
                 raise ValueError(f"{name}={values}: {smallest} must be at least {lowest}")
         if self.embed_dim < 1:
             raise ValueError(f"embed_dim={self.embed_dim} must be at least 1")
+        if self.embed_scale <= 0:
+            raise ValueError(f"embed_scale={self.embed_scale} must be above 0")
         for i in range(len(self.groups)):
             for name, width in (("heads", self.dims[i]), ("cross_heads", self.input_dim(i))):
                 if width % (heads := getattr(self, name)[i]):

@@ -101,18 +101,18 @@ class Conv1x1(nn.Module):
 
 
 class ConvStages(nn.Module):
-    """Convolution, batch norm, ReLU, max-pooling; frame by frame.
+    """Convolution, batch norm, ReLU, max-pooling; frame by frame, or several frames as one picture of more channels.
 
     Differs from the reference in training: running averages are not debiased, and take the unbiased variance.
     """
 
     def __init__(self, config: ConvFeatures) -> None:
         super().__init__()
-        self.padding = config.padding
+        self.padding, self.time_patch = config.padding, config.time_patch
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         for stage in range(config.stages):
-            inputs = config.shape[-1] if stage == 0 else config.channels
+            inputs = config.time_patch * config.shape[-1] if stage == 0 else config.channels
             conv = nn.Conv2d(inputs, config.channels, 7, stride=2, bias=False)
             plain_layer(conv)
             self.convs.append(conv)
@@ -120,6 +120,9 @@ class ConvStages(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *smaller_grid dim"]:
         """A quarter of the rows and columns for each stage."""
+        if self.time_patch > 1:
+            x = space_to_depth(x, patch=1, time_patch=self.time_patch)
+            x = x[:, 0] if x.shape[1] == 1 else x
         batch = x.shape[:-3]
         x = x.flatten(0, -4).movedim(-1, 1)
         for conv, norm in zip(self.convs, self.norms, strict=True):

@@ -29,6 +29,7 @@ from torch.nn.attention.bias import causal_lower_right
 from perceivers.nn.flex import flex
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, causal_mask
+from perceivers.nn.normed import normed_linear
 from perceivers.nn.positions import Rotation
 from perceivers.nn.rows import take_rows
 
@@ -111,9 +112,13 @@ class Attention(nn.Module):
         rotate: Rotation | None = None,
         *,
         ids: Int[Tensor, "batch keys"] | None = None,
+        norm: nn.LayerNorm | None = None,
     ) -> tuple[Float[Tensor, "batch h keys d"], Float[Tensor, "batch h keys dv"]]:
-        """Keys, turned by their positions, and values of `context`, or of its rows `ids`, each projected once."""
-        projected = self.to_kv(context)
+        """Keys, turned by their positions, and values of `context`, or of its rows `ids`, each projected once.
+
+        A `norm` comes before; its result is not kept for the backward pass.
+        """
+        projected = self.to_kv(context) if norm is None else normed_linear(norm, self.to_kv, context)
         if ids is not None:
             projected = take_rows(projected, ids)
         k, v = (self._split_heads(part) for part in projected.split(self.widths, dim=-1))
@@ -337,7 +342,9 @@ class _MatmulAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, mask):
         queries, keys = q.shape[2], k.shape[2]
         ctx.scale = q.shape[-1] ** -0.5
-        scores = (q @ k.transpose(-2, -1)).mul_(ctx.scale)
+        # Heads one after the other: the products would make transposed copies, which take as long as they do.
+        q, k, v = q * ctx.scale, k.contiguous(), v.contiguous()
+        scores = q @ k.transpose(-2, -1)
         if mask.causal:  # the prefix is visible to all
             rest = AttentionMask(causal=True).dense(queries, min(queries, keys), q.device)
             scores[..., -queries:].add_(_bias(rest, q))
@@ -354,4 +361,4 @@ class _MatmulAttention(torch.autograd.Function):
         dv = probabilities.transpose(-2, -1) @ grad
         dprobabilities = grad @ v.transpose(-2, -1)
         dscores = torch.ops.aten._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
-        return (dscores @ k) * ctx.scale, (dscores.transpose(-2, -1) @ q) * ctx.scale, dv, None
+        return (dscores @ k) * ctx.scale, dscores.transpose(-2, -1) @ q, dv, None

@@ -82,13 +82,28 @@ class Rotation:
         return self._turn(x)
 
     def _turn(self, x: Tensor) -> Tensor:
-        channels = self.cos.shape[-1]
-        if channels == 0 or x.shape[1] == 0:
+        if self.cos.shape[-1] == 0 or x.shape[1] == 0:
             return x
+        turned: Tensor = _Turn.apply(x, self.cos, self.sin)  # pyright: ignore[reportAssignmentType]
+        return turned
+
+
+class _Turn(torch.autograd.Function):
+    """A rotation, whose gradient turns back; autograd's own would keep both products and fill zeros around them."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        channels = cos.shape[-1]
         turning = x[..., :channels]
         swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        turned = torch.addcmul(turning * self.cos, swapped, self.sin).to(x.dtype)
+        turned = torch.addcmul(turning * cos, swapped, sin).to(x.dtype)
         return turned if channels == x.shape[-1] else torch.cat([turned, x[..., channels:]], -1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return _Turn.apply(grad, cos, -sin), None, None
 
 
 def sinusoidal_table(

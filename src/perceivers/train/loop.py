@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
+from perceivers.data.loader import prefetch
 from perceivers.device import autocast
 from perceivers.train.checkpoint import checkpoint_path
 from perceivers.train.config import TrainConfig
@@ -61,7 +62,8 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     run = start(config, out, store=store, init=init, resume=resume, tensorboard=tensorboard)
-    state, batches = run.state, run.loader.iterate(run.state.step * config.accumulate)
+    state = run.state
+    batches = prefetch(_maker(run), state.step * config.accumulate)
     started, minutes_before = time.monotonic(), state.minutes
     with run.log or nullcontext(), closing(batches), _progress_bar(run, progress and run.log is not None) as bar:
         try:
@@ -89,6 +91,13 @@ def train(
             raise TrainingError(f"{advice[0]} at step {state.step}: {advice[1]}") from error
     leave()
     return run
+
+
+def _maker(run: Run) -> Callable[[int], Batch]:
+    """Makes this process's rows of a step; for a GPU in memory from which copies overlap with its work."""
+    if run.device.type != "cuda":
+        return run.loader.batch
+    return lambda step: run.loader.batch(step).pin_memory()
 
 
 def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:

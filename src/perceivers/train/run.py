@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from perceivers.device import in_bfloat16, pick_device
+from perceivers.device import in_bfloat16, keep_freed_memory, pick_device
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
 from perceivers.models.build import build
@@ -71,8 +70,12 @@ def start(
         what = f"a run that got to {found[-1].name}" if found else "a saved model"
         raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
     place, device = join(config.parallel, pick_device(config.device))
+    if device.type == "cpu":
+        keep_freed_memory()
     tokenizer, loader, fingerprint = training_data(config, store, rank=place.reader, world_size=place.readers)
-    model = _shared_model(config, place, device, lambda: _first_model(config, tokenizer, None if found else init))
+    init = None if found else init
+    # No name for the whole model: it would stay as long as this function.
+    model = _own_model(config, _first_model(config, tokenizer, init) if place.rank == 0 else None, place, device)
     optimizer = build_optimizer(model, config.optim)
     state = TrainState(store=fingerprint)
     if found:
@@ -105,11 +108,8 @@ def _first_model(config: TrainConfig, tokenizer: str, init: Path | None) -> nn.M
     return model
 
 
-def _shared_model(
-    config: TrainConfig, place: Place, device: torch.device, first_model: Callable[[], nn.Module]
-) -> nn.Module:
-    """The model, or this process's part of it; of several processes only the first one ever has it whole."""
-    whole = first_model() if place.rank == 0 else None
+def _own_model(config: TrainConfig, whole: nn.Module | None, place: Place, device: torch.device) -> nn.Module:
+    """The model, or this process's part of it; of several processes only the first one ever has it `whole`."""
     if place.alone:
         assert whole is not None
         model = whole.to(device)

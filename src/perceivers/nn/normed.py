@@ -1,0 +1,48 @@
+"""A norm and the linear layer after it, which together keep their input alone for the backward pass."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceivers.nn.linear import Linear
+
+
+def normed_linear(
+    norm: nn.LayerNorm, linear: nn.Module, x: Float[Tensor, "*batch inputs"]
+) -> Float[Tensor, "*batch outputs"]:
+    """`linear(norm(x))`; what the norm makes of a long context is not kept, but computed again.
+
+    Autograd would keep it beside the norm's input. A compiler decides such things itself.
+    """
+    if type(linear) is not Linear or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return linear(norm(x))
+    made: Tensor = _NormedLinear.apply(  # pyright: ignore[reportAssignmentType]
+        x, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps
+    )
+    return made
+
+
+class _NormedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale, shift, weight, bias, eps):
+        ctx.save_for_backward(x, scale, shift, weight)
+        out = F.linear(F.layer_norm(x, x.shape[-1:], scale, shift, eps), weight, bias)
+        ctx.eps, ctx.precision = eps, {"dtype": out.dtype, "enabled": torch.is_autocast_enabled(x.device.type)}
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        *inputs, weight = ctx.saved_tensors
+        with torch.enable_grad(), torch.autocast(grad.device.type, **ctx.precision):
+            inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+            normed = F.layer_norm(inputs[0], inputs[0].shape[-1:], *inputs[1:], ctx.eps)
+        rows = grad.flatten(0, -2)
+        weight_grad = (rows.T @ normed.detach().flatten(0, -2).to(grad.dtype)).to(weight.dtype)
+        normed_grad = (grad @ weight.to(grad.dtype)).to(normed.dtype)
+        return (
+            *torch.autograd.grad(normed, inputs, normed_grad),
+            weight_grad,
+            rows.sum(0).to(weight.dtype) if ctx.needs_input_grad[4] else None,
+            None,
+        )
