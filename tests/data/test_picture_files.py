@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceivers.data.picture_files import PICTURE_ENDINGS, files_as_pictures, fitted
+from perceivers.data.picture_files import PICTURE_ENDINGS, brightness, files_as_pictures, fitted
 from perceivers.data.sources import find_documents
 
 Image = pytest.importorskip("PIL.Image")
@@ -108,6 +108,12 @@ def test_photos_without_classes(tmp_path: Path) -> None:
         save(tmp_path / name)
     assert {label for _, label in labels(tmp_path).values()} == {None}
     assert {label for _, label in labels(tmp_path / "test").values()} == {None}
+
+
+def test_brightness_is_that_of_pillow() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (53, 59, 3), dtype=np.uint8)
+    assert np.array_equal(brightness(pixels)[..., 0], np.asarray(Image.fromarray(pixels).convert("L")))
+    assert np.array_equal(fitted(pixels, (53, 59), channels=1), brightness(pixels))
 
 
 def test_fitted_covers_and_takes_the_middle() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,16 @@ def test_flow_has_the_length_that_was_asked_for_is_smooth_and_does_not_fold() ->
     assert stretch_y.min() > 0
     assert flow.diff(n=2, dim=2).abs().max() < 0.2
     assert flow.flatten(0, 2).mean(0).norm() < 1  # no preferred direction
+
+
+def test_grey_frames_show_how_bright_the_coloured_ones_are() -> None:
+    coloured, grey = (WarpLoader(slopes(), replace(CONFIG, grey=grey), seed=3).batch(2) for grey in (False, True))
+    assert grey.frames.shape == (6, 2, 11, 13, 1)
+    assert torch.equal(grey.flow, coloured.flow)
+    expected = coloured.frames @ torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(grey.frames[..., 0], expected, rtol=0, atol=1.01 / 127.5)
+    already = PictureSplit("train", slopes().pixels[..., :1], None)
+    assert WarpLoader(already, replace(CONFIG, grey=True), seed=3).batch(2).frames.shape == grey.frames.shape
 
 
 def test_batches_are_functions_of_seed_and_step_which_ranks_share() -> None:

@@ -37,8 +37,6 @@ FEATURES = [
     ConvFeatures(shape=(2, 17, 19, 3), channels=5, stages=2, batch_norm=False),
     ConvFeatures(shape=(11, 17, 3), channels=5, padding="convolutions"),
     ConvFeatures(shape=(2, 21, 23, 3), channels=5, stages=2, batch_norm=False, padding="convolutions"),
-    ConvFeatures(shape=(2, 13, 17, 3), time_patch=2, channels=5),
-    ConvFeatures(shape=(4, 13, 17, 3), time_patch=2, channels=5, padding="convolutions"),
     FlowFeatures(shape=(2, 5, 7, 3), channels=5),
     AudioFeatures(samples=35, samples_per_patch=5, channels=2),
     MelFeatures(samples=1000, sample_rate=8000, window=256, hop=100, bands=13),
@@ -86,6 +84,15 @@ def test_a_patch_is_a_patch() -> None:
     assert torch.equal(patches[:, 4], x[:, 3:6, 3:6].flatten(1))
 
 
+def test_a_normalized_patch_says_nothing_of_brightness_and_contrast() -> None:
+    x = torch.randn(2, 6, 9, 2, dtype=torch.float64)
+    features = PatchFeatures(shape=(6, 9, 2), patch=3, normalize=True)
+    patches = Input(InputConfig(features=features))(x).tokens
+    torch.testing.assert_close(patches.mean(-1), torch.zeros(2, 6, dtype=torch.float64))
+    torch.testing.assert_close(patches.var(-1, correction=0), torch.ones(2, 6, dtype=torch.float64), rtol=1e-3, atol=0)
+    torch.testing.assert_close(Input(InputConfig(features=features))(3 * x + 5).tokens, patches, rtol=1e-3, atol=1e-3)
+
+
 def test_flow_sees_the_same_place_in_both_frames() -> None:
     model = Input(InputConfig(features=FlowFeatures(shape=(2, 5, 7, 3), channels=54)))
     model.features.linear.weight.data = torch.eye(54)
@@ -104,16 +111,6 @@ def test_paddings_agree_where_both_add_the_same() -> None:
     torchs.load_state_dict(same.state_dict())
     assert same(x).tokens.shape == (1, 4, 5)
     assert torch.equal(torchs(x).tokens[0, 0], same(x).tokens[0, 0])
-
-
-def test_frames_together_are_a_picture_of_more_channels() -> None:
-    films, pictures = (
-        Input(InputConfig(features=ConvFeatures(shape=shape, time_patch=frames, channels=5, batch_norm=False)))
-        for shape, frames in (((2, 9, 11, 3), 2), ((9, 11, 6), 1))
-    )
-    pictures.load_state_dict(films.state_dict())
-    x = torch.randn(3, 2, 9, 11, 3)
-    assert torch.equal(films(x).tokens, pictures(torch.cat([x[:, 0], x[:, 1]], -1)).tokens)
 
 
 def test_batch_norm_keeps_running_averages() -> None:

@@ -53,8 +53,6 @@ def test_no_config_imports_torch() -> None:
         (ConvFeatures(shape=(2, 17, 33, 3), channels=5, stages=2), (2, 2, 3), 5),
         (ConvFeatures(channels=5, padding="convolutions"), (55, 55), 5),
         (ConvFeatures(shape=(2, 21, 37, 3), channels=5, stages=2, padding="convolutions"), (2, 1, 2), 5),
-        (ConvFeatures(shape=(2, 13, 15, 3), time_patch=2, channels=5), (4, 4), 5),
-        (ConvFeatures(shape=(6, 13, 15, 3), time_patch=2, channels=5, padding="convolutions"), (3, 3, 3), 5),
         (FlowFeatures(shape=(2, 5, 7, 3), channels=11), (5, 7), 11),
         (AudioFeatures(samples=35, samples_per_patch=5, channels=2), (7,), 10),
         (MelFeatures(samples=1000, window=256, hop=100, bands=13), (8, 13), 1),
@@ -90,7 +88,6 @@ WRONG = [
         lambda: ConvFeatures(shape=(4, 17, 3), padding="convolutions"),
         r"shape=\(4, 17, 3\) leaves nothing after 1 stages; take larger pictures",
     ),
-    (lambda: ConvFeatures(shape=(3, 9, 9, 3), time_patch=2), "3 frames are 1 patches of 2 and 1 more"),
     (lambda: FlowFeatures(shape=(3, 5, 7, 3)), r"must be \(2, rows, columns, channels\)"),
     (
         lambda: AudioFeatures(samples=33, samples_per_patch=5),

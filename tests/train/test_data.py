@@ -45,17 +45,22 @@ def test_tokens_of_an_ecp_all_get_a_loss(tiny: Tiny, store: TokenStore) -> None:
     assert (loader.seq_len, loader.num_targets) == (12, 11)  # pyright: ignore
 
 
-def test_models_that_are_not_for_the_data(tiny: Tiny, store: TokenStore) -> None:
+def test_models_that_are_not_for_the_data(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
     frames, words = perceiver(FlowFeatures(shape=(2, 5, 7, 3))), perceiver(TokenFeatures(seq_len=5))
     with pytest.raises(ValueError, match="'perceiver_io' does not predict the next token"):
         sequence_model(frames)
     with pytest.raises(ValueError, match=r"holds 'ids' tokens; masked text is made of bytes"):
         masked_text_length(words, store)
+    with PictureWriter(tmp_path / "photos", shape=(11, 13, 3)) as writer:
+        writer.append("train", np.zeros((1, 11, 13, 3), np.uint8))
+    photos = PictureStore.open(tmp_path / "photos")
     with pytest.raises(ValueError, match="this input reads no pairs of frames"):
-        check_frames(words, (5, 7))
+        check_frames(words, WarpConfig(shape=(5, 7)), photos)
     with pytest.raises(ValueError, match=r"--data\.shape 5 11, but the model reads frames of 5 x 7"):
-        check_frames(frames, (5, 11))
-    check_frames(frames, (5, 7))
+        check_frames(frames, WarpConfig(shape=(5, 11)), photos)
+    with pytest.raises(ValueError, match=r"reads frames of 3 channels, these have 1: --data\.grey True makes one of"):
+        check_frames(frames, WarpConfig(shape=(5, 7), grey=True), photos)
+    check_frames(frames, WarpConfig(shape=(5, 7)), photos)
     for data in (PictureConfig(), WarpConfig()):
         with pytest.raises(ValueError, match=r"holds 'ids', which data of kind .* are not made of: .*prepare pictures"):
             training_data(tiny(data=data), store)

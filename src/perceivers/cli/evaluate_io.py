@@ -55,7 +55,7 @@ def _scores(flags: "EvaluateFlags", loaded: "Loaded", config: TrainConfig, store
             check_picture_store(store, loaded.config, has_classes=not rebuilds)
             return (_reconstruction if rebuilds else _classes)(loaded, store, data, flags.split, how)
         case WarpConfig() as data, PictureStore():
-            check_frames(loaded.config, data.shape)
+            check_frames(loaded.config, data, store)
             return _flow(loaded, store, data, flags.split, how)
     raise ValueError(f"{store.path} holds {store.tokenizer!r}, {flags.run} reads {loaded.tokenizer!r}: name a store")
 

@@ -80,14 +80,22 @@ def fitted(
     Args:
         pixels: One or three channels.
         size: Rows and columns.
-        channels: Three repeat a single one.
+        channels: Three repeat a single one; a single one of three is their brightness.
     """
     if pixels.shape[:2] != size:
         image_module, operations = _pillow()
         image = image_module.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         image = operations.fit(image, (size[1], size[0]), method=image_module.Resampling.BICUBIC)
         pixels = np.asarray(image).reshape(*size, -1)
-    return pixels if pixels.shape[-1] == channels else pixels.repeat(channels, axis=-1)
+    if pixels.shape[-1] == channels:
+        return pixels
+    return brightness(pixels) if channels == 1 else pixels.repeat(channels, axis=-1)
+
+
+def brightness(pixels: UInt8[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 1"]:
+    """Pictures without their colours: ITU-R 601-2, rounded as Pillow does."""
+    weighed = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
 def _pillow() -> tuple[Any, Any]:

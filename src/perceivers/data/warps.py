@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perceivers.data.loader import ROW, epoch_order, rank_rows
 from perceivers.data.picture_config import WarpConfig
+from perceivers.data.picture_files import brightness
 from perceivers.data.picture_loader import scaled
 from perceivers.data.picture_store import PictureSplit
 
@@ -174,7 +175,8 @@ def _window(
         margin = min(reach, (length - frame) // 2)
         start = int(rng.integers(0, length - frame - 2 * margin + 1))
         spans.append(slice(start, start + frame + 2 * margin))
-    return scaled(split.pixels[photo, spans[0], spans[1]])
+    pixels = split.pixels[photo, spans[0], spans[1]]
+    return scaled(brightness(pixels) if config.grey and pixels.shape[-1] == 3 else pixels)
 
 
 def _flow(config: WarpConfig, rngs: Sequence[np.random.Generator]) -> Float[Tensor, "batch rows columns 2"]:

@@ -85,7 +85,7 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
 
     Args:
         model: Flow of frames; pictures that are larger are cut in tiles, see `tiled_flow`.
-        sources: Two picture files of one size.
+        sources: Two picture files of one size; their colours do not count where the model reads grey frames.
         overlap: Rows and columns that neighbouring tiles share, or half a tile if that is less.
 
     Raises:
@@ -99,7 +99,6 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
     first, second = (_find([source])[0] for source in sources)
     if first.size != second.size:
         raise ValueError(f"the pictures differ in size: {first.name} has {first.size}, {second.name} {second.size}")
-    _check_colours([first, second], channels)
     pixels = [fitted(picture.read(), picture.size, channels=channels) for picture in (first, second)]
     frames = scaled(np.stack(pixels))[None].to(next(model.parameters()).device)
     flow = tiled_flow(model.eval(), frames, tile=(tile[0], tile[1]), overlap=min(overlap, min(tile) // 2))

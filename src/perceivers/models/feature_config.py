@@ -83,6 +83,9 @@ class PatchFeatures:
     """Frames of a patch; where all frames are one patch the time axis disappears."""
     channels: int | None = None
     """Channels after a linear layer; None for no such layer."""
+    normalize: bool = False
+    """Bring the values of each patch to mean 0 and variance 1 first: how bright it is, and how rich in contrast, does
+    not count then."""
 
     def __post_init__(self) -> None:
         positive(self, "shape", "patch", "time_patch")
@@ -136,13 +139,11 @@ class Conv1x1Features:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvFeatures:
-    """Stages of convolution (7 x 7, stride 2), batch norm, ReLU and max-pooling (3 x 3, stride 2)."""
+    """Stages of convolution (7 x 7, stride 2), batch norm, ReLU and max-pooling (3 x 3, stride 2), frame by frame."""
 
     kind: Literal["conv"] = "conv"
     shape: Shape = (224, 224, 3)
     """Rows, columns, channels; with frames in front for films."""
-    time_patch: int = 1
-    """Frames that the first convolution sees together; where that is all of them the time axis disappears."""
     channels: int = 64
     """Channels after each convolution."""
     stages: int = 1
@@ -154,8 +155,7 @@ class ConvFeatures:
     3 pixels all around before a convolution and none before pooling, 224 rows become 112 and then 55."""
 
     def __post_init__(self) -> None:
-        positive(self, "shape", "time_patch", "channels", "stages")
-        check_patches(self.shape, 1, self.time_patch)
+        positive(self, "shape", "channels", "stages")
         if min(self.grid) < 1:
             raise ValueError(f"shape={self.shape} leaves nothing after {self.stages} stages; take larger pictures")
 
@@ -163,9 +163,6 @@ class ConvFeatures:
     def grid(self) -> Shape:
         """Tokens along each axis."""
         shape = self.shape
-        if self.time_patch > 1:
-            together = shape[0] // self.time_patch
-            shape = (together, *shape[1:]) if together > 1 else shape[1:]
         for _ in range(self.stages):
             shape = (*_strided(shape, 2), shape[-1])
             if self.padding == "same":

@@ -83,6 +83,8 @@ class Patches(nn.Module):
         # As in the reference: one patch of time is no axis.
         if x.ndim == 5 and x.shape[1] == 1:
             x = x[:, 0]
+        if self.config.normalize:
+            x = F.layer_norm(x, x.shape[-1:])
         return x if self.linear is None else self.linear(x)
 
 
@@ -101,18 +103,18 @@ class Conv1x1(nn.Module):
 
 
 class ConvStages(nn.Module):
-    """Convolution, batch norm, ReLU, max-pooling; frame by frame, or several frames as one picture of more channels.
+    """Convolution, batch norm, ReLU, max-pooling; frame by frame.
 
     Differs from the reference in training: running averages are not debiased, and take the unbiased variance.
     """
 
     def __init__(self, config: ConvFeatures) -> None:
         super().__init__()
-        self.padding, self.time_patch = config.padding, config.time_patch
+        self.padding = config.padding
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         for stage in range(config.stages):
-            inputs = config.time_patch * config.shape[-1] if stage == 0 else config.channels
+            inputs = config.shape[-1] if stage == 0 else config.channels
             conv = nn.Conv2d(inputs, config.channels, 7, stride=2, bias=False)
             plain_layer(conv)
             self.convs.append(conv)
@@ -120,9 +122,6 @@ class ConvStages(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *smaller_grid dim"]:
         """A quarter of the rows and columns for each stage."""
-        if self.time_patch > 1:
-            x = space_to_depth(x, patch=1, time_patch=self.time_patch)
-            x = x[:, 0] if x.shape[1] == 1 else x
         batch = x.shape[:-3]
         x = x.flatten(0, -4).movedim(-1, 1)
         for conv, norm in zip(self.convs, self.norms, strict=True):

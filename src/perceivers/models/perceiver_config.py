@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from perceivers.models.feature_config import ConvFeatures, FlowFeatures, PatchFeatures, PixelFeatures, positive
+from perceivers.models.feature_config import FlowFeatures, PatchFeatures, PixelFeatures, positive
 from perceivers.models.input_config import InputConfig, MultimodalInputConfig
 from perceivers.models.options import ActivationName, BackendName
 from perceivers.models.output_config import AverageOutputConfig, MultimodalOutputConfig, QueryOutputConfig, check_heads
@@ -113,11 +113,7 @@ class PerceiverIOConfig:
     def frames(self) -> tuple[int, int, int] | None:
         """Rows, columns and channels of the two frames that the input is; None for any other input."""
         match self.input:
-            case InputConfig(
-                features=FlowFeatures(shape=(2, *frame))
-                | PatchFeatures(shape=(2, *frame), time_patch=2)
-                | ConvFeatures(shape=(2, *frame), time_patch=2)
-            ):
+            case InputConfig(features=FlowFeatures(shape=(2, *frame)) | PatchFeatures(shape=(2, *frame), time_patch=2)):
                 rows, columns, channels = frame
                 return rows, columns, channels
         return None

@@ -64,33 +64,41 @@ def _optim(*, lr: float) -> OptimConfig:
 
 
 def flow_small() -> TrainConfig:
-    """Optical flow between photos and their warped copies: Perceiver IO on patches of two frames of 64 x 96."""
+    """Optical flow between photos and their warped copies: Perceiver IO on patches of two grey frames of 64 x 96."""
     shape, patch = (64, 96), 8
     grid = (shape[0] // patch, shape[1] // patch)
     return TrainConfig(
         model=PerceiverIOConfig(
             input=InputConfig(
-                # Raw, so that the first norm makes all patches equally bright and rich in contrast: without that
-                # nothing was learned in 1,400 steps.
-                features=PatchFeatures(shape=(2, *shape, 3), patch=patch, time_patch=2),
+                # Of coloured patches, or of such that differ in contrast, next to nothing was learned in 150 steps,
+                # in which these bring the error down by 40 %.
+                features=PatchFeatures(shape=(2, *shape, 1), patch=patch, time_patch=2, normalize=True),
                 positions=FourierPositions(bands=4),
             ),
             encoder=EncoderConfig(
-                num_latents=96, dim=192, blocks=1, depth=4, heads=6, cross_heads=6, cross_channels="latent", widening=2
+                num_latents=96,
+                dim=192,
+                blocks=1,
+                depth=4,
+                heads=6,
+                cross_heads=6,
+                cross_channels="latent",
+                widening=2,
+                init_std=1.0,
             ),
             output=QueryOutputConfig(
                 queries=InputQueries(),
                 channels=2 * patch**2,
                 head=PatchHead(shape=grid, patch=patch),
                 heads=6,
-                widening=2,
+                widening=4,
                 query_residual=True,
                 zero_channels=True,
             ),
         ),
-        data=WarpConfig(batch_size=16, shape=shape, mean=2.0, spacing=32),
+        data=WarpConfig(batch_size=16, shape=shape, mean=2.0, spacing=32, grey=True),
         objective=EndPointError(),
-        optim=_optim(lr=2e-3),
+        optim=_optim(lr=1e-3),
         max_steps=1_000_000,
         max_minutes=30.0,
         compile=True,
@@ -113,13 +121,15 @@ def fashion_mae() -> TrainConfig:
                 ),
             ),
             label_modalities=("label",),
-            groups=(2, 1, 2),
-            latents=(32, 32, 32),
-            dims=(64, 192, 64),
-            depths=(1, 3, 1),
-            heads=(2, 6, 2),
+            groups=(1, 1, 1),
+            latents=(32, 16, 32),
+            dims=(64, 96, 64),
+            depths=(1, 2, 1),
+            heads=(2, 4, 2),
+            cross_heads=(4, 1, 4),
             widening=(2, 2, 2),
-            embed_dim=64,
+            embed_dim=32,
+            embed_scale=0.02,
         ),
         data=PictureConfig(batch_size=32, shift=6, hidden=0.75),
         objective=Reconstruction(),
@@ -137,7 +147,8 @@ def fashion_classes() -> TrainConfig:
     """Kinds of clothes, with the model of `fashion_mae`: start from its weights with --init."""
     return replace(
         fashion_mae(),
-        data=PictureConfig(batch_size=64, shift=1, flip=True),
+        data=PictureConfig(batch_size=64, flip=True),
         objective=CrossEntropy(z_loss=0.0),
+        optim=_optim(lr=1e-3),
         eval_tokens=5000,
     )

@@ -73,7 +73,7 @@ def training_data(
             check_picture_store(store, model, has_classes=has_classes)
             return "pictures", PictureLoader(store.split("train"), data, **order), store.fingerprint
         case WarpConfig(), PictureStore():
-            check_frames(model, data.shape)
+            check_frames(model, data, store)
             return "frames", WarpLoader(store.split("train"), data, **order), store.fingerprint
     kind = PREPARE[data.kind]
     raise ValueError(
@@ -165,8 +165,8 @@ def check_picture_store(store: PictureStore, model: ModelConfig, *, has_classes:
 CLASS_FOLDERS = "prepare pictures whose folders are their classes, or a file that has labels"
 
 
-def check_frames(model: ModelConfig, shape: tuple[int, int]) -> None:
-    """Check that a model reads pairs of frames of a shape.
+def check_frames(model: ModelConfig, data: WarpConfig, store: PictureStore) -> None:
+    """Check that a model reads pairs of frames like those made of a store.
 
     Raises:
         ValueError: It reads others, or none.
@@ -175,8 +175,13 @@ def check_frames(model: ModelConfig, shape: tuple[int, int]) -> None:
         raise ValueError(
             f"a model of kind {model.kind!r} with this input reads no pairs of frames: choose another preset"
         )
-    rows, columns, _ = model.frames
-    if (rows, columns) != tuple(shape):
+    rows, columns, channels = model.frames
+    if (rows, columns) != tuple(data.shape):
         raise ValueError(
-            f"--data.shape {shape[0]} {shape[1]}, but the model reads frames of {rows} x {columns}: make them equal"
+            f"--data.shape {data.shape[0]} {data.shape[1]}, but the model reads frames of {rows} x {columns}: "
+            "make them equal"
+        )
+    if channels != (found := 1 if data.grey else store.shape[-1]):
+        raise ValueError(
+            f"the model reads frames of {channels} channels, these have {found}: --data.grey True makes one of three"
         )
