@@ -126,10 +126,14 @@ def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: P
         assert done.err.count("\n") == 1
 
 
-def test_motion(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("channels", "mode"), [(3, "L"), (1, "RGB")])
+def test_motion(channels: int, mode: str, command: Command, tmp_path: Path) -> None:
+    """Grey pictures for a model that knows colours, and the other way round."""
     image = pytest.importorskip("PIL.Image")
     config = PerceiverIOConfig(
-        input=InputConfig(features=FlowFeatures(shape=(2, 5, 7, 3), channels=6), positions=FourierPositions(bands=2)),
+        input=InputConfig(
+            features=FlowFeatures(shape=(2, 5, 7, channels), channels=6), positions=FourierPositions(bands=2)
+        ),
         encoder=EncoderConfig(num_latents=3, dim=10, blocks=1, depth=1, heads=5),
         output=QueryOutputConfig(queries=InputQueries(), channels=2, head=GridHead(shape=(5, 7)), zero_channels=True),
     )
@@ -137,7 +141,7 @@ def test_motion(command: Command, tmp_path: Path) -> None:
     model.get_parameter("output.linear.bias").data[:] = torch.tensor([3.0, -4.0])  # right 3, up 4
     Loaded(model, "frames").save_pretrained(tmp_path / "run")
     for name, size in {"a.png": (11, 8), "b.png": (11, 8), "c.png": (11, 9)}.items():
-        image.new("L", size).save(tmp_path / name)
+        image.new(mode, size).save(tmp_path / name)
 
     def predict(*arguments: object) -> Outcome:
         return command("predict", tmp_path / "run", *arguments, "--device", "cpu")
