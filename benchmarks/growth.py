@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from perceivers.cli.main import LARGE_PAGES
 from perceivers.evaluate.plots import new_figure
 from sampling_peers import ENVIRONMENT, Worker, installed_peers
 from sampling_timing import Row
@@ -37,7 +38,7 @@ def grow(name: str, contender: dict[str, Any], contexts: tuple[int, ...], scale:
         if 4 * np.median(seconds) > LONGEST or 2 * most > LARGEST:
             print(f"  {name} is left out from {context:,} on", file=sys.stderr, flush=True)
             return
-        with Worker(python, SCRIPT) as worker:
+        with Worker(python, SCRIPT, LARGE_PAGES if name in OURS else None) as worker:
             latents = min(LATENTS, context // 2)
             worker.ask(do="build", context=context, latents=latents, **contender, **size)
             seconds = np.array([worker.ask(do="step")["seconds"] for _ in range(STEPS + 1)][1:])

@@ -7,10 +7,11 @@ process while the other works.
 """
 
 import json
+import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,9 +61,11 @@ def _install(python: Path, peer: str) -> bool:
 class Worker:
     """A process that answers requests, such as `sampling_worker.py`."""
 
-    def __init__(self, python: Path, script: Path) -> None:
+    def __init__(self, python: Path, script: Path, environment: Mapping[str, str] | None = None) -> None:
         command = [python, "-I", script, str(torch.get_num_threads())]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, wait for its answer.

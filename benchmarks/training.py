@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from perceivers.cli.main import LARGE_PAGES
 from sampling_peers import ENVIRONMENT, VERSIONS, Worker, installed_peers
 from sampling_timing import Row, Task, in_turns
 from speed_table import parser_of, print_table
@@ -84,7 +85,8 @@ def compare(name: str, setting: Setting, scale: Scale, peers: list[str]) -> Iter
         workers: dict[str, Worker] = {}
         for what, contender in contenders.items():
             python = Path(sys.executable) if what in OURS else ENVIRONMENT / "bin" / "python"
-            workers[what] = worker = stack.enter_context(Worker(python, SCRIPT))
+            settings = LARGE_PAGES if what in OURS else None  # as the command line sets them
+            workers[what] = worker = stack.enter_context(Worker(python, SCRIPT, settings))
             built = worker.ask(do="build", context=setting.context, **contender, **size)
             yield Row.of(*about, f"{what}: parameters", built["parameters"] / 1e6, "million")
             tasks[what] = lambda worker=worker: worker.ask(do="step")["seconds"]

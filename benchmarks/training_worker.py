@@ -25,15 +25,13 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def perceivers(context: int, latents: int, dim: int, depth: int, heads: int) -> tuple[nn.Module, Loss]:
-    """Ours, with the loss of `perceivers train`, which keeps freed memory, too."""
+    """Ours, with the loss of `perceivers train`."""
     from perceivers.data.batch import TokenBatch
-    from perceivers.device import keep_freed_memory
     from perceivers.models.build import build
     from perceivers.models.perceiver_ar_config import PerceiverARConfig
     from perceivers.train.config import CrossEntropy
     from perceivers.train.objectives import objective_loss
 
-    keep_freed_memory()
     size = {"dim": dim, "depth": depth, "heads": heads, "cross_heads": heads, "dropout": 0.0}
     model = build(PerceiverARConfig(vocab_size=VOCAB_SIZE, max_seq_len=context, num_latents=latents, **size)).train()
     positions = torch.arange(1, context + 2)[None, :, None]

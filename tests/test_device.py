@@ -1,13 +1,10 @@
-import platform
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 
 from perceivers import device
-from perceivers.device import autocast, has_bfloat16, keep_freed_memory, pick_device
+from perceivers.device import autocast, has_bfloat16, pick_device
 
 
 @pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
@@ -60,25 +57,3 @@ def test_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: found)  # noqa: B023
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert has_bfloat16(torch.device("cpu")) == found
-
-
-def test_freed_memory_is_kept() -> None:
-    """A tensor takes the place of a larger one that is gone, whose pages are there already."""
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("other C libraries have no such setting")
-    code = """
-import resource, sys, torch
-from perceivers.device import keep_freed_memory
-keep_freed_memory()
-torch.ones(20_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(10_000_000)
-sys.exit(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 1000)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_other_c_libraries_keep_what_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
-    keep_freed_memory()

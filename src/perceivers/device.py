@@ -1,14 +1,8 @@
 """Which device to use, and in which precision."""
 
-import ctypes
-import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-
-# Settings of glibc's mallopt: bytes from which on memory is mapped for one tensor alone, and bytes of free memory that
-# are kept (-1: all).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -57,16 +51,3 @@ def in_bfloat16(device: torch.device, precision: str) -> bool:
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
     return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
-
-
-def keep_freed_memory() -> None:
-    """From now on this process keeps the memory of tensors that are gone, for the next ones.
-
-    By default each large tensor goes back to the system, and a new one is mapped page by page: a step of training on a
-    CPU took 1.2 times as long. The most memory ever used stays about the same. Nothing changes without glibc.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from perceivers.cli.main import LARGE_PAGES
 from perceivers.data.config import CopyConfig
 from perceivers.models.cost import count_parameters, forward_flops, training_memory
 from perceivers.models.ecp_config import ECPConfig
@@ -168,7 +169,7 @@ def measured(out: Path, wanted: TrainConfig) -> int:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     count = wanted.parallel.processes
-    env = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    env = os.environ | LARGE_PAGES | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     # glibc keeps pieces of some megabytes that are freed, of which layers that come and go leave many; GPUs do not.
     env["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     started = [

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from perceivers.device import in_bfloat16, keep_freed_memory, pick_device
+from perceivers.device import in_bfloat16, pick_device
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
 from perceivers.models.build import build
@@ -70,8 +70,6 @@ def start(
         what = f"a run that got to {found[-1].name}" if found else "a saved model"
         raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
     place, device = join(config.parallel, pick_device(config.device))
-    if device.type == "cpu":
-        keep_freed_memory()
     tokenizer, loader, fingerprint = training_data(config, store, rank=place.reader, world_size=place.readers)
     init = None if found else init
     # No name for the whole model: it would stay as long as this function.
