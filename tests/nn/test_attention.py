@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,6 +69,7 @@ def test_back_ends_agree_in_values_and_gradients(queries: int, mask: AttentionMa
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, when it is first imported
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(("queries", "mask"), [case for case in masks() if case.id in FLEX])
 def test_a_compiled_kernel_agrees(queries: int, mask: AttentionMask, dtype: torch.dtype) -> None:
     q, k, v = (x.detach() for x in qkv(queries, 11, dtype))
