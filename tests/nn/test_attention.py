@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from perceivers.nn import attention
 from perceivers.nn.attention import Attention, SharedContext, _lower_right_cpu, attend, attend_shared
 from perceivers.nn.masks import AttentionMask, causal_mask, length_mask
 from perceivers.nn.positions import Rotation
@@ -106,6 +107,15 @@ def test_merging_two_kernels_costs_no_precision_in_bfloat16() -> None:
     merged = derive(lambda q, k, v: _lower_right_cpu(q, k, v, None), torch.bfloat16)
     for a, b, expected in zip(merged, one, exact, strict=True):
         assert (a.double() - expected).norm() < 1.5 * (b.double() - expected).norm()
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradients_of_a_long_prefix_are_computed_in_parts(ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = AttentionMask(causal=True, keys=length_mask(torch.tensor([31, 13]), 31) if ragged else None)
+    judge = gradients(qkv(5, 31), mask, "reference")
+    monkeypatch.setattr(attention, "KEYS_AT_ONCE", 7)  # a prefix of 26: three parts, and one of 5
+    for actual, expected in zip(gradients(qkv(5, 31), mask, "sdpa"), judge, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["reference", "sdpa"])

@@ -44,6 +44,16 @@ def test_under_autocast(half: bool) -> None:
         torch.testing.assert_close(got.float(), wanted.float(), rtol=0.02, atol=0.02 * wanted.abs().max().item())
 
 
+def test_doubles_stay_doubles_under_autocast() -> None:
+    norm, linear = (module.double() for module in layers())
+    x = torch.randn(3, 13, dtype=torch.float64, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = normed_linear(norm, linear, x)
+    assert ours.dtype == torch.float64
+    (grad,) = torch.autograd.grad(ours.sum(), x)
+    torch.testing.assert_close(grad, torch.autograd.grad(linear(norm(x)).sum(), x)[0], rtol=1e-12, atol=1e-13)
+
+
 def test_only_the_input_is_kept() -> None:
     norm, linear = layers()
     x, kept = torch.randn(101, 13, requires_grad=True), []

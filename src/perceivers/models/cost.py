@@ -241,11 +241,14 @@ def training_memory(
     kept = latents * size * (depth * layer + reads * cross + e + d)
     if recompute:
         kept += latents * size * (config.depth + cross_attends) * d
-    if bfloat16 and cpu:
-        kept += size * _kept_scores(config.heads * latents * latents // rows, depth, read=latents * d)
-        kept += size * _kept_scores(config.cross_heads * latents * m, reads, read=latents * c)
-    # Kept an input: keys before and after they turn, values.
+    # Kept an input: keys after they turn, and values, with keys from before as one tensor.
     context = rows * m * cross_attends * size * 3 * c
+    if bfloat16 and cpu:
+        if scores := _kept_scores(config.heads * latents * latents // rows, depth, read=latents * d):
+            kept += size * (scores - depth * latents * d)  # values are kept without keys
+        if scores := _kept_scores(config.cross_heads * latents * m, reads, read=latents * c):
+            kept += size * scores
+            context -= rows * m * cross_attends * size * c
     if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
         context += rows * m * 2 * 4 * config.positions.channels(c // config.cross_heads)
     if isinstance(config.positions, RotaryPositions) and config.vocab_size < rows * m:
@@ -258,8 +261,10 @@ def training_memory(
     # Logits and latents are gone when the cross-attend's gradients are computed.
     activations = context + masks + max(kept, context_work - logits)
     parameters = count_parameters(config)
+    # Kept in bfloat16: all but embeddings, and what projects keys and values of the context.
+    copied = parameters - config.vocab_size * e - cross_attends * 2 * e * c if bfloat16 else 0
     return TrainingMemory(
-        weights=parameters * (6 if bfloat16 else 4),
+        weights=parameters * 4 + copied * 2,
         gradients=parameters * 4,
         moments=parameters * 8,
         activations=round(ALLOCATOR_SHARE * activations),

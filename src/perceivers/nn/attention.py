@@ -46,6 +46,9 @@ MASKED = -1e30
 FLASH_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+# Keys whose gradients are computed at once, beside those of all keys.
+KEYS_AT_ONCE = 2**13
+
 # Most scores of all rows and heads together that are kept for a backward pass in bfloat16 on a CPU: 128 MB.
 KEPT_SCORES = 2**26
 
@@ -319,16 +322,17 @@ class _MergedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v, out, lse, prefix_bias, rest_bias = ctx.saved_tensors
-        kernel = FLASH_CPU_BACKWARD
         split = k.shape[2] - q.shape[2]
-        dq, dk_prefix, dv_prefix = kernel(
-            grad, q, k[:, :, :split], v[:, :, :split], out, lse, 0.0, False, attn_mask=prefix_bias
-        )
-        dq_rest, dk_rest, dv_rest = kernel(
-            grad, q, k[:, :, split:], v[:, :, split:], out, lse, 0.0, rest_bias is None, attn_mask=rest_bias
-        )
-        dk, dv = torch.cat([dk_prefix, dk_rest], 2), torch.cat([dv_prefix, dv_rest], 2)
-        return dq + dq_rest, dk, dv, None, None
+        dq = torch.zeros_like(q, dtype=torch.promote_types(q.dtype, torch.float32))
+        dk, dv = torch.empty_like(k), torch.empty_like(v)
+        for part in (slice(at, min(at + KEYS_AT_ONCE, split)) for at in range(0, split, KEYS_AT_ONCE)):
+            bias = None if prefix_bias is None else prefix_bias[..., part]
+            keys = (grad, q, k[:, :, part], v[:, :, part], out, lse, 0.0, False)
+            dq_part, dk[:, :, part], dv[:, :, part] = FLASH_CPU_BACKWARD(*keys, attn_mask=bias)
+            dq += dq_part
+        rest = (grad, q, k[:, :, split:], v[:, :, split:], out, lse, 0.0, rest_bias is None)
+        dq_part, dk[:, :, split:], dv[:, :, split:] = FLASH_CPU_BACKWARD(*rest, attn_mask=rest_bias)
+        return (dq + dq_part).to(q.dtype), dk, dv, None, None
 
 
 class _MatmulAttention(torch.autograd.Function):

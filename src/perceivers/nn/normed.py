@@ -28,15 +28,17 @@ class _NormedLinear(torch.autograd.Function):
     def forward(ctx, x, scale, shift, weight, bias, eps):
         ctx.save_for_backward(x, scale, shift, weight)
         out = F.linear(F.layer_norm(x, x.shape[-1:], scale, shift, eps), weight, bias)
-        ctx.eps, ctx.precision = eps, {"dtype": out.dtype, "enabled": torch.is_autocast_enabled(x.device.type)}
+        kind = x.device.type
+        lower = {"enabled": True, "dtype": torch.get_autocast_dtype(kind)}
+        ctx.eps, ctx.precision = eps, lower if torch.is_autocast_enabled(kind) else {"enabled": False}
         return out
 
     @staticmethod
     def backward(ctx, grad):
         *inputs, weight = ctx.saved_tensors
         with torch.enable_grad(), torch.autocast(grad.device.type, **ctx.precision):
-            inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-            normed = F.layer_norm(inputs[0], inputs[0].shape[-1:], *inputs[1:], ctx.eps)
+            x, scale, shift = inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+            normed = F.layer_norm(x, x.shape[-1:], scale, shift, ctx.eps)
         rows = grad.flatten(0, -2)
         weight_grad = (rows.T @ normed.detach().flatten(0, -2).to(grad.dtype)).to(weight.dtype)
         normed_grad = (grad @ weight.to(grad.dtype)).to(normed.dtype)

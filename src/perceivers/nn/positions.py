@@ -97,7 +97,7 @@ class _Turn(torch.autograd.Function):
         channels = cos.shape[-1]
         turning = x[..., :channels]
         swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        turned = torch.addcmul(turning * cos, swapped, sin).to(x.dtype)
+        turned = (turning * cos).addcmul_(swapped, sin).to(x.dtype)
         return turned if channels == x.shape[-1] else torch.cat([turned, x[..., channels:]], -1)
 
     @staticmethod

@@ -108,7 +108,10 @@ def flow_small() -> TrainConfig:
 
 
 def fashion_mae() -> TrainConfig:
-    """Hidden pixels of clothes: a Hierarchical Perceiver learns where pixels belong, before it classifies."""
+    """Hidden pixels of clothes: a Hierarchical Perceiver learns where pixels belong, before it classifies.
+
+    So few pixels are one group. In two, each group's latents made up a code of their own for rows and columns.
+    """
     return TrainConfig(
         model=HiPConfig(
             data_sets=(
