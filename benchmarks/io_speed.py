@@ -100,7 +100,9 @@ def speed(scale: Scale, directory: Path) -> Iterator[Row]:
     """Rows of the table about time."""
     models = {who: model_of(who, directory, scale) for who in ("transformers", "perceivers", COMPILED)}
     with torch.no_grad():
-        torch.testing.assert_close(*(forward() for _, forward in models.values()), atol=1e-3, rtol=1e-3)
+        expected, *found = [forward() for _, forward in models.values()]
+        for logits in found:
+            torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)
     setting = f"{scale.size**2:,} pixels, {scale.latents} latents x {scale.dim}, {scale.blocks} x {scale.layers} layers"
     for part, training in (("forward", False), ("forward and backward", True)):
         tasks = {

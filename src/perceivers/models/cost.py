@@ -19,9 +19,9 @@ ALLOCATOR_SHARE = 1.25
 """Memory that a process takes for its activations over what they hold at their peak: freed pieces between them can't be
 given back at once. Measured with glibc: 1.2 to 1.35."""
 
-CONTEXT_WORK = 5
-"""Arrays as large as the keys that exist only while the cross-attend's gradients are computed: of keys and values, of
-keys before they turned, and of both together. Rotations are float32 in any case."""
+CONTEXT_WORK = 4
+"""Arrays as large as the keys that exist only while the cross-attend's gradients are computed: of keys and values,
+and of both together. Rotations are float32 in any case."""
 
 KEPT_SCORES = 2**26
 """On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
