@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -63,13 +61,13 @@ def test_flow_has_the_length_that_was_asked_for_is_smooth_and_does_not_fold() ->
 
 
 def test_grey_frames_show_how_bright_the_coloured_ones_are() -> None:
-    coloured, grey = (WarpLoader(slopes(), replace(CONFIG, grey=grey), seed=3).batch(2) for grey in (False, True))
+    coloured, grey = (WarpLoader(slopes(), CONFIG, grey=grey, seed=3).batch(2) for grey in (False, True))
     assert grey.frames.shape == (6, 2, 11, 13, 1)
     assert torch.equal(grey.flow, coloured.flow)
     expected = coloured.frames @ torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(grey.frames[..., 0], expected, rtol=0, atol=1.01 / 127.5)
     already = PictureSplit("train", slopes().pixels[..., :1], None)
-    assert WarpLoader(already, replace(CONFIG, grey=True), seed=3).batch(2).frames.shape == grey.frames.shape
+    assert WarpLoader(already, CONFIG, grey=True, seed=3).batch(2).frames.shape == grey.frames.shape
 
 
 def test_batches_are_functions_of_seed_and_step_which_ranks_share() -> None:

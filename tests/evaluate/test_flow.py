@@ -64,6 +64,16 @@ class Zero(nn.Module):
         return self.weight * frames[:, 0, ..., :2]
 
 
+class Grey(Zero):
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.weight * frames.squeeze(-1).movedim(1, -1)
+
+
+def test_frames_without_colours() -> None:
+    score = score_flow(Grey(), photos(), CONFIG, count=4, grey=True)
+    assert score.end_point_error == score.zero_flow
+
+
 def test_a_model_that_says_zero_is_as_good_as_zero() -> None:
     score = score_flow(Zero(), photos(), CONFIG, count=4, progress=False)
     assert score.end_point_error == score.zero_flow

@@ -15,9 +15,9 @@ from perceivers.models.input_config import FourierPositions, InputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.train.config import TrainConfig
 from perceivers.train.data import (
-    check_frames,
     masked_text_length,
     open_store,
+    reads_grey,
     sequence_model,
     training_data,
 )
@@ -55,12 +55,17 @@ def test_models_that_are_not_for_the_data(tiny: Tiny, store: TokenStore, tmp_pat
         writer.append("train", np.zeros((1, 11, 13, 3), np.uint8))
     photos = PictureStore.open(tmp_path / "photos")
     with pytest.raises(ValueError, match="this input reads no pairs of frames"):
-        check_frames(words, WarpConfig(shape=(5, 7)), photos)
+        reads_grey(words, WarpConfig(shape=(5, 7)), photos)
     with pytest.raises(ValueError, match=r"--data\.shape 5 11, but the model reads frames of 5 x 7"):
-        check_frames(frames, WarpConfig(shape=(5, 11)), photos)
-    with pytest.raises(ValueError, match=r"reads frames of 3 channels, these have 1: --data\.grey True makes one of"):
-        check_frames(frames, WarpConfig(shape=(5, 7), grey=True), photos)
-    check_frames(frames, WarpConfig(shape=(5, 7)), photos)
+        reads_grey(frames, WarpConfig(shape=(5, 11)), photos)
+    with PictureWriter(tmp_path / "grey", shape=(11, 13, 1)) as writer:
+        writer.append("train", np.zeros((1, 11, 13, 1), np.uint8))
+    grey = PictureStore.open(tmp_path / "grey")
+    with pytest.raises(ValueError, match=r"model reads frames of 3 channels, .*grey has photos of 1"):
+        reads_grey(frames, WarpConfig(shape=(5, 7)), grey)
+    assert not reads_grey(frames, WarpConfig(shape=(5, 7)), photos)
+    of_grey = perceiver(FlowFeatures(shape=(2, 5, 7, 1)))
+    assert all(reads_grey(of_grey, WarpConfig(shape=(5, 7)), store) for store in (photos, grey))
     for data in (PictureConfig(), WarpConfig()):
         with pytest.raises(ValueError, match=r"holds 'ids', which data of kind .* are not made of: .*prepare pictures"):
             training_data(tiny(data=data), store)

@@ -43,7 +43,7 @@ def _config(run: str, loaded: "Loaded") -> TrainConfig:
 def _scores(flags: "EvaluateFlags", loaded: "Loaded", config: TrainConfig, store: "Store") -> dict[str, Any]:
     from perceivers.data.picture_store import PictureStore
     from perceivers.data.tokens import TokenStore
-    from perceivers.train.data import check_frames, check_picture_store, masked_text_length
+    from perceivers.train.data import check_picture_store, masked_text_length, reads_grey
 
     how: dict[str, Any] = {"precision": flags.precision, "progress": not flags.json}
     match config.data, store:
@@ -55,7 +55,7 @@ def _scores(flags: "EvaluateFlags", loaded: "Loaded", config: TrainConfig, store
             check_picture_store(store, loaded.config, has_classes=not rebuilds)
             return (_reconstruction if rebuilds else _classes)(loaded, store, data, flags.split, how)
         case WarpConfig() as data, PictureStore():
-            check_frames(loaded.config, data, store)
+            how["grey"] = reads_grey(loaded.config, data, store)
             return _flow(loaded, store, data, flags.split, how)
     raise ValueError(f"{store.path} holds {store.tokenizer!r}, {flags.run} reads {loaded.tokenizer!r}: name a store")
 

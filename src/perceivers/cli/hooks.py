@@ -23,7 +23,7 @@ from perceivers.generate.files import write_output
 from perceivers.generate.loaded import Loaded
 from perceivers.models.config import SequenceConfig
 from perceivers.train.config import Reconstruction, TrainConfig
-from perceivers.train.data import Store
+from perceivers.train.data import Store, reads_grey
 from perceivers.train.loop import Hook
 
 Numbers = dict[str, float]
@@ -62,7 +62,8 @@ def _scores(config: TrainConfig, store: Store | None, model: nn.Module) -> Numbe
             classes = score_classes(model, split, data, max_pictures=most, precision=precision)
             return {"nats": classes.nats_per_picture, "accuracy": classes.accuracy}
         case WarpConfig(), PictureStore():
-            flow = score_flow(model, store.split("validation"), data, count=FLOW_PAIRS, precision=precision)
+            how = {"count": FLOW_PAIRS, "grey": reads_grey(config.model, data, store), "precision": precision}
+            flow = score_flow(model, store.split("validation"), data, **how)
             return {"end_point_error": flow.end_point_error, "zero_flow": flow.zero_flow}
         case _, TokenStore():
             likelihood = score(model, store.split("validation"), max_tokens=most, precision=precision)

@@ -70,8 +70,6 @@ class WarpConfig:
     """Pixels between the points whose displacement is random, at least: more makes smoother flow."""
     flip: bool = True
     """Training: pairs are mirrored left to right, every second at random."""
-    grey: bool = False
-    """Frames have no colours, from which motion is learned in fewer steps."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -64,13 +64,21 @@ class WarpLoader:
     """
 
     def __init__(
-        self, split: PictureSplit, config: WarpConfig, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        split: PictureSplit,
+        config: WarpConfig,
+        *,
+        grey: bool = False,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         """Nothing is read yet.
 
         Args:
             split: Photos.
             config: How many pairs a batch, how large, how far things move.
+            grey: Frames have no colours, whatever the photos have.
             seed: Not negative; decides order, crops and flow.
             rank: This process.
             world_size: Processes that share each batch.
@@ -79,7 +87,7 @@ class WarpLoader:
             ValueError: Photos are smaller than frames, or the batch cannot be shared evenly.
         """
         _check_size(split, config)
-        self.split, self.config, self.seed = split, config, seed
+        self.split, self.config, self.grey, self.seed = split, config, grey, seed
         self.rows_of = rank_rows(config.batch_size, rank=rank, world_size=world_size)
 
     @property
@@ -93,11 +101,11 @@ class WarpLoader:
         places = [divmod(row, self.rows_per_epoch) for row in rows]
         photos = [int(epoch_order(self.rows_per_epoch, seed=self.seed, epoch=e)[place]) for e, place in places]
         rngs = [np.random.default_rng((self.seed, ROW, row)) for row in rows]
-        return _batch(self.split, self.config, photos, rngs, flip=self.config.flip)
+        return _batch(self.split, self.config, photos, rngs, grey=self.grey, flip=self.config.flip)
 
 
 def flow_batches(
-    split: PictureSplit, config: WarpConfig, *, count: int, batch_size: int | None = None
+    split: PictureSplit, config: WarpConfig, *, count: int, batch_size: int | None = None, grey: bool = False
 ) -> Iterator[FlowBatch]:
     """`count` pairs for evaluation, always the same ones, not mirrored: pair i shows photo i modulo their number.
 
@@ -106,6 +114,7 @@ def flow_batches(
         config: As in training.
         count: Pairs.
         batch_size: Pairs a batch, the last may have fewer; None for as many as in training.
+        grey: Frames have no colours, whatever the photos have.
 
     Raises:
         ValueError: Photos are smaller than frames, or `count` is below 1.
@@ -117,7 +126,7 @@ def flow_batches(
     for start in range(0, count, size):
         pairs = range(start, min(start + size, count))
         rngs = [np.random.default_rng((EVALUATION_SEED, ROW, pair)) for pair in pairs]
-        yield _batch(split, config, [pair % len(split) for pair in pairs], rngs, flip=False)
+        yield _batch(split, config, [pair % len(split) for pair in pairs], rngs, grey=grey, flip=False)
 
 
 def warp(
@@ -150,9 +159,15 @@ def _check_size(split: PictureSplit, config: WarpConfig) -> None:
 
 
 def _batch(
-    split: PictureSplit, config: WarpConfig, photos: Sequence[int], rngs: Sequence[np.random.Generator], *, flip: bool
+    split: PictureSplit,
+    config: WarpConfig,
+    photos: Sequence[int],
+    rngs: Sequence[np.random.Generator],
+    *,
+    grey: bool,
+    flip: bool,
 ) -> FlowBatch:
-    windows = torch.stack([_window(split, photo, config, rng) for photo, rng in zip(photos, rngs, strict=True)])
+    windows = torch.stack([_window(split, photo, config, grey, rng) for photo, rng in zip(photos, rngs, strict=True)])
     flow = _flow(config, rngs)
     rows, columns = config.shape
     top, left = (windows.shape[1] - rows) // 2, (windows.shape[2] - columns) // 2
@@ -166,7 +181,7 @@ def _batch(
 
 
 def _window(
-    split: PictureSplit, photo: int, config: WarpConfig, rng: np.random.Generator
+    split: PictureSplit, photo: int, config: WarpConfig, grey: bool, rng: np.random.Generator
 ) -> Float[Tensor, "rows columns channels"]:
     """A random part of a photo: a frame, and as much around it as flow may reach, if the photo has that."""
     reach = math.ceil(REACH * config.mean)
@@ -176,7 +191,7 @@ def _window(
         start = int(rng.integers(0, length - frame - 2 * margin + 1))
         spans.append(slice(start, start + frame + 2 * margin))
     pixels = split.pixels[photo, spans[0], spans[1]]
-    return scaled(brightness(pixels) if config.grey and pixels.shape[-1] == 3 else pixels)
+    return scaled(brightness(pixels) if grey and pixels.shape[-1] == 3 else pixels)
 
 
 def _flow(config: WarpConfig, rngs: Sequence[np.random.Generator]) -> Float[Tensor, "batch rows columns 2"]:

@@ -66,6 +66,7 @@ def score_flow(
     config: WarpConfig,
     *,
     count: int = 200,
+    grey: bool = False,
     precision: str = "auto",
     progress: bool = False,
 ) -> FlowScore:
@@ -76,6 +77,7 @@ def score_flow(
         split: Photos.
         config: What the pairs are like.
         count: Pairs, the same number of each photo or one more.
+        grey: The model reads frames without colours.
         precision: As in training.
         progress: Show a bar with ETA.
 
@@ -88,7 +90,7 @@ def score_flow(
     errors, lengths = [], []
     bar = tqdm(total=count, unit="pair", disable=not progress, desc=f"scoring {split.name}")
     with torch.no_grad(), autocast(device, precision), bar:
-        for batch in flow_batches(split, config, count=count):
+        for batch in flow_batches(split, config, count=count, grey=grey):
             batch = batch.to(device)
             predicted = model(batch.frames).float()
             errors.append((predicted - batch.flow).norm(dim=-1).sum((1, 2), dtype=torch.float64).cpu().numpy())

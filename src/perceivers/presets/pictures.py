@@ -96,7 +96,7 @@ def flow_small() -> TrainConfig:
                 zero_channels=True,
             ),
         ),
-        data=WarpConfig(batch_size=16, shape=shape, mean=2.0, spacing=32, grey=True),
+        data=WarpConfig(batch_size=16, shape=shape, mean=2.0, spacing=32),
         objective=EndPointError(),
         optim=_optim(lr=1e-3),
         max_steps=1_000_000,

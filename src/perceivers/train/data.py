@@ -73,8 +73,8 @@ def training_data(
             check_picture_store(store, model, has_classes=has_classes)
             return "pictures", PictureLoader(store.split("train"), data, **order), store.fingerprint
         case WarpConfig(), PictureStore():
-            check_frames(model, data, store)
-            return "frames", WarpLoader(store.split("train"), data, **order), store.fingerprint
+            grey = reads_grey(model, data, store)
+            return "frames", WarpLoader(store.split("train"), data, grey=grey, **order), store.fingerprint
     kind = PREPARE[data.kind]
     raise ValueError(
         f"{store.path} holds {store.tokenizer!r}, which data of kind {data.kind!r} are not made of: "
@@ -165,11 +165,11 @@ def check_picture_store(store: PictureStore, model: ModelConfig, *, has_classes:
 CLASS_FOLDERS = "prepare pictures whose folders are their classes, or a file that has labels"
 
 
-def check_frames(model: ModelConfig, data: WarpConfig, store: PictureStore) -> None:
-    """Check that a model reads pairs of frames like those made of a store.
+def reads_grey(model: ModelConfig, data: WarpConfig, store: PictureStore) -> bool:
+    """Whether the pairs of frames that a model reads have no colours, which can be made of any photos.
 
     Raises:
-        ValueError: It reads others, or none.
+        ValueError: It reads no frames, or others than can be made of the store.
     """
     if not isinstance(model, PerceiverIOConfig) or model.frames is None:
         raise ValueError(
@@ -181,7 +181,6 @@ def check_frames(model: ModelConfig, data: WarpConfig, store: PictureStore) -> N
             f"--data.shape {data.shape[0]} {data.shape[1]}, but the model reads frames of {rows} x {columns}: "
             "make them equal"
         )
-    if channels != (found := 1 if data.grey else store.shape[-1]):
-        raise ValueError(
-            f"the model reads frames of {channels} channels, these have {found}: --data.grey True makes one of three"
-        )
+    if channels not in (1, found := store.shape[-1]):
+        raise ValueError(f"the model reads frames of {channels} channels, {store.path} has photos of {found}")
+    return channels == 1
