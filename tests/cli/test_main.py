@@ -36,6 +36,35 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert len(wrong.stderr.splitlines()) == 1
 
 
+LARGE_TENSOR = """
+import sys
+from perceivers.cli.main import main
+main(["presets"])
+import torch
+ones = torch.ones(2**25)
+rows = open("/proc/self/smaps_rollup").read().splitlines()
+print(next(row.split()[1] for row in rows if row.startswith("AnonHugePages")), file=sys.stderr)
+"""
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(),
+    reason="this system has no large pages",
+)
+def test_large_tensors_of_the_command_lie_in_large_pages() -> None:
+    """Unless the user said something else."""
+
+    def kilobytes(**said: str) -> int:
+        env = {name: value for name, value in os.environ.items() if name not in cli.LARGE_PAGES} | said
+        done = subprocess.run([sys.executable, "-c", LARGE_TENSOR], env=env, capture_output=True, text=True, check=True)
+        return int(done.stderr)
+
+    assert kilobytes() > 2**16
+    if "[madvise]" in LARGE_PAGES.read_text():
+        assert kilobytes(THP_MEM_ALLOC_ENABLE="0") < 2**16
+
+
 def test_reader_that_has_seen_enough() -> None:
     """As in `perceivers presets | head -0`."""
     read, write = os.pipe()

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -65,6 +66,26 @@ def test_back_ends_agree_in_values_and_gradients(queries: int, mask: AttentionMa
             assert actual.dtype == dtype
             scale = expected.abs().max().clamp(min=1)
             torch.testing.assert_close(actual.double() / scale, expected / scale, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.parametrize(("queries", "mask"), masks())
+def test_odd_channels_and_single_matrices_in_bfloat16(queries: int, mask: AttentionMask) -> None:
+    """With gradients and without, which take different ways."""
+    conditions = {name: getattr(mask, name) for name in ("keys", "pairs")}
+    small = replace(mask, **{name: None if kept is None else kept[:1] for name, kept in conditions.items()})
+    exact = [tensor[:1, :1] for tensor in qkv(queries, 11)]
+    rounded = [tensor[:1, :1] for tensor in qkv(queries, 11, torch.bfloat16)]
+    expected = attend(*exact, mask=small, backend="reference")
+    for inputs in (rounded, [tensor.detach() for tensor in rounded]):
+        out = attend(*inputs, mask=small, backend="auto")
+        assert out.shape == expected.shape
+        torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[torch.bfloat16], rtol=0)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    wanted = torch.autograd.grad((expected * weights).sum(), exact)
+    out = attend(*rounded, mask=small, backend="auto")
+    for got, exactly in zip(torch.autograd.grad((out * weights.bfloat16()).sum(), rounded), wanted, strict=True):
+        scale = exactly.abs().max().clamp(min=1)
+        torch.testing.assert_close(got.double() / scale, exactly / scale, atol=TOLERANCE[torch.bfloat16], rtol=0)
 
 
 @pytest.mark.slow

@@ -23,6 +23,13 @@ def test_activations(name: Any, expected: Any) -> None:
     torch.testing.assert_close(activate(x, name), torch.tensor([expected(v) for v in x.tolist()]).double())
 
 
+def test_squared_relu_has_the_gradient_that_autograd_finds() -> None:
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64).requires_grad_()
+    weights = torch.arange(1, 8, dtype=torch.float64)
+    expected = torch.autograd.grad((weights * x.relu().square()).sum(), x)
+    torch.testing.assert_close(torch.autograd.grad((weights * activate(x, "sq_relu")).sum(), x), expected)
+
+
 def cross_block(**options: Any) -> CrossAttentionBlock:
     torch.manual_seed(1)
     return CrossAttentionBlock(7, 11, heads=3, inner_dim=15, widening=2, activation="sq_relu", **options)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,15 @@ def test_fourier_features_are_sines_of_each_axis() -> None:
     assert torch.allclose(features[1, 7], torch.tensor(expected), atol=1e-6)
     bare = FourierGrid((3, 5), bands=2, cosines=False, coordinates=False)
     assert bare(ROWS).shape[-1] == bare.dim == 4
+
+
+@pytest.mark.parametrize("kept", [{}, {"cosines": False}, {"coordinates": False}, {"spacing": torch.float32}], ids=str)
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 5)])
+def test_features_of_a_grid_are_those_of_its_coordinates(shape: tuple[int, ...], kept: dict[str, Any]) -> None:
+    """To the bit, though each axis is computed once."""
+    grid = FourierGrid(shape, bands=3, max_resolution=tuple(2 * size for size in shape), **kept)
+    places = grid_coordinates(shape, ROWS, spacing=grid.spacing).expand(len(ROWS), -1, -1)
+    assert torch.equal(grid(ROWS), grid(ROWS, coordinates=places))
 
 
 def test_spacing_in_float32_is_an_ulp_off_and_high_frequencies_show_it() -> None:

@@ -1,6 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from perceivers.nn.linear import Int8Linear, Linear
 from perceivers.nn.normed import normed_linear
@@ -22,10 +26,41 @@ def test_same_numbers_and_gradients_as_one_after_the_other(bias: bool, leaf: boo
     weights = torch.randn(3, 5, 7, dtype=torch.float64)
     inputs = [*([x] if leaf else []), *norm.parameters(), *linear.parameters()]
     ours, plain = normed_linear(norm, linear, x), linear(norm(x))
-    assert torch.equal(ours, plain)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=0 if leaf else 1e-13)
     expected = torch.autograd.grad((plain * weights).sum(), inputs)
     for got, wanted in zip(torch.autograd.grad((ours * weights).sum(), inputs), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-13)
+
+
+class Shapes(TorchDispatchMode):
+    """Remembers the shapes of what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(tensor.shape) for tensor in tree_leaves(out) if isinstance(tensor, torch.Tensor)}
+        return out
+
+
+def test_an_input_without_gradient_has_none_of_its_size() -> None:
+    norm, linear = layers()
+    x = torch.randn(101, 13)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, plain = normed_linear(norm, linear, x), linear(norm(x))
+    torch.testing.assert_close(ours, plain, rtol=0.02, atol=0.02)
+    inputs = [*norm.parameters(), *linear.parameters()]
+    with Shapes() as shapes:
+        expected = torch.autograd.grad(plain.float().square().sum(), inputs)
+    assert (101, 13) in shapes.seen
+    with Shapes() as shapes:
+        gradients = torch.autograd.grad(ours.float().square().sum(), inputs)
+    assert (101, 7) in shapes.seen
+    assert (101, 13) not in shapes.seen
+    for got, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02 * wanted.abs().max().item())
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -23,7 +23,7 @@ from perceivers.train import loop, run
 from perceivers.train.checkpoint import checkpoints
 from perceivers.train.config import CrossEntropy, OptimConfig, TrainConfig
 from perceivers.train.errors import TrainingError
-from perceivers.train.loop import resource_advice, train, train_step
+from perceivers.train.loop import own_rows, resource_advice, train, train_step
 from perceivers.train.metrics import read_metrics
 from perceivers.train.objectives import count_targets
 from perceivers.train.run import Run, start
@@ -57,6 +57,18 @@ def assert_same_gradients(a: dict[str, Any], b: dict[str, Any], *, factor: float
     assert sum(value.abs().sum() for value in a.values()) > 1
     for name, value in a.items():
         torch.testing.assert_close(factor * value, b[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_rows_are_pinned_for_a_gpu_alone(
+    tiny: Tiny, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, pinned = started(tiny(), tmp_path, store), []
+    monkeypatch.setattr(TokenBatch, "pin_memory", lambda self: pinned.append(self) or self)
+    rows = own_rows(begun, 3)
+    assert not pinned
+    begun.device = torch.device("cuda")
+    assert torch.equal(own_rows(begun, 3).tokens, rows.tokens)  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(pinned) == 1
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

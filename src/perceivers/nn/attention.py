@@ -46,6 +46,9 @@ MASKED = -1e30
 FLASH_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+# In bfloat16 the fused CPU kernel is up to four times as fast if a head's channels are a multiple of this.
+EVEN_CHANNELS = 8
+
 # Keys whose gradients are computed at once, beside those of all keys.
 KEYS_AT_ONCE = 2**13
 
@@ -252,6 +255,10 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     ):
         out: Tensor = _MatmulAttention.apply(q, k, v, mask)  # pyright: ignore[reportAssignmentType]
         return out
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (missing := -q.shape[-1] % EVEN_CHANNELS):
+        q = q * (1 + missing / q.shape[-1]) ** 0.5  # the kernel divides by more channels
+        widened = (F.pad(x, (0, missing)) for x in (q, k, v))
+        return _sdpa(*widened, mask)[..., : v.shape[-1]]
     if mask.pairs is not None or (mask.causal and queries > keys):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
     if not mask.causal or queries == 1:  # one query reads every key
@@ -348,7 +355,7 @@ class _MatmulAttention(torch.autograd.Function):
         ctx.scale = q.shape[-1] ** -0.5
         # Heads one after the other: the products would make transposed copies, which take as long as they do.
         q, k, v = q * ctx.scale, k.contiguous(), v.contiguous()
-        scores = q @ k.transpose(-2, -1)
+        scores = _product(q, k.transpose(-2, -1))
         if mask.causal:  # the prefix is visible to all
             rest = AttentionMask(causal=True).dense(queries, min(queries, keys), q.device)
             scores[..., -queries:].add_(_bias(rest, q))
@@ -357,12 +364,17 @@ class _MatmulAttention(torch.autograd.Function):
                 scores.add_(_bias(visible, q))
         probabilities = scores.softmax(-1)
         ctx.save_for_backward(q, k, v, probabilities)
-        return probabilities @ v
+        return _product(probabilities, v)
 
     @staticmethod
     def backward(ctx, grad):
         q, k, v, probabilities = ctx.saved_tensors
-        dv = probabilities.transpose(-2, -1) @ grad
-        dprobabilities = grad @ v.transpose(-2, -1)
+        dv = _product(probabilities.transpose(-2, -1), grad)
+        dprobabilities = _product(grad, v.transpose(-2, -1))
         dscores = torch.ops.aten._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
-        return (dscores @ k) * ctx.scale, dscores.transpose(-2, -1) @ q, dv, None
+        return _product(dscores, k) * ctx.scale, _product(dscores.transpose(-2, -1), q), dv, None
+
+
+def _product(a: Float[Tensor, "b h n k"], b: Float[Tensor, "b h k m"]) -> Float[Tensor, "b h n m"]:
+    """`a @ b`; of one matrix each without the copies of transposed ones that the product of many makes."""
+    return (a[0, 0] @ b[0, 0])[None, None] if len(a) == a.shape[1] == 1 else a @ b

@@ -77,23 +77,27 @@ class FourierGrid(nn.Module):
         coordinates: Float[Tensor, "batch n a"] | None = None,
     ) -> Float[Tensor, "batch n dim"]:
         """Features of all points, of chosen `points`, or of `coordinates` in -1..1, for each row of `like`."""
-        if coordinates is None:
-            place = (
-                grid_coordinates(self.shape, like, spacing=self.spacing)
-                if points is None
-                else point_coordinates(points, self.shape, like)
-            )
-        else:
-            place = coordinates
-        features = fourier_features(
-            place,
-            bands=self.bands,
-            max_resolution=self.max_resolution,
-            concat=self.coordinates,
-            cosines=self.cosines,
-            spacing=self.spacing,
-        )
+        if points is None and coordinates is None:
+            return self._of_all(like).to(like.dtype).expand(len(like), -1, -1)
+        place = point_coordinates(points, self.shape, like) if coordinates is None else coordinates
+        features = self._features(place, self.max_resolution, concat=self.coordinates)
         return features.to(like.dtype).expand(len(like), -1, -1)
+
+    def _of_all(self, like: Tensor) -> Float[Tensor, "n dim"]:
+        """Features of all points, each axis computed once and repeated along the others."""
+        parts: list[list[Tensor]] = []
+        for axis, (size, resolution) in enumerate(zip(self.shape, self.max_resolution, strict=True)):
+            place = grid_coordinates((size,), like, spacing=self.spacing)
+            waves = self._features(place, (resolution,), concat=False)
+            along = [size if i == axis else 1 for i in range(len(self.shape))]
+            columns = [place] * self.coordinates + list(waves.split(self.bands, -1))
+            parts.append([column.view(*along, -1).expand(*self.shape, -1) for column in columns])
+        # Coordinates of all axes, then sines of all, then cosines.
+        return torch.cat([column for same in zip(*parts, strict=True) for column in same], -1).flatten(0, -2)
+
+    def _features(self, place: Tensor, max_resolution: tuple[int, ...], *, concat: bool) -> Tensor:
+        how = {"bands": self.bands, "cosines": self.cosines, "spacing": self.spacing}
+        return fourier_features(place, max_resolution=max_resolution, concat=concat, **how)
 
 
 class LearnedGrid(nn.Module):

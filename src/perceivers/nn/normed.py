@@ -13,9 +13,17 @@ def normed_linear(
 ) -> Float[Tensor, "*batch outputs"]:
     """`linear(norm(x))`; what the norm makes of a long context is not kept, but computed again.
 
-    Autograd would keep it beside the norm's input. A compiler decides such things itself.
+    Autograd would keep it beside the norm's input. A compiler decides such things itself. Of an input without gradient,
+    such as pixels, only the weights are differentiated: with the norm's scale and shift moved into them, no gradient
+    has the context's size.
     """
-    if type(linear) is not Linear or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if type(linear) is not Linear or not torch.is_grad_enabled():
+        return linear(norm(x))
+    if not x.requires_grad:
+        bias = (linear.weight * norm.bias).sum(-1)  # a product would be rounded under autocast
+        bias = bias if linear.bias is None else linear.bias + bias
+        return F.linear(F.layer_norm(x, norm.normalized_shape, eps=norm.eps), linear.weight * norm.weight, bias)
+    if torch.compiler.is_compiling():
         return linear(norm(x))
     made: Tensor = _NormedLinear.apply(  # pyright: ignore[reportAssignmentType]
         x, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps

@@ -147,12 +147,16 @@ def fashion_mae() -> TrainConfig:
 
 
 def fashion_classes() -> TrainConfig:
-    """Kinds of clothes, with the model of `fashion_mae`: start from its weights with --init."""
+    """Kinds of clothes, with the model of `fashion_mae`: start from its weights with --init.
+
+    So narrow a model takes 126 ms a step in float32 and 166 with bfloat16 (compiled, one thread).
+    """
     return replace(
         fashion_mae(),
         data=PictureConfig(batch_size=64, flip=True),
         objective=CrossEntropy(z_loss=0.0),
-        optim=_optim(lr=1e-3),
+        optim=_optim(lr=2e-3),
         max_minutes=42.0,
+        precision="float32",
         eval_tokens=5000,
     )

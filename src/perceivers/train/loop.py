@@ -63,7 +63,7 @@ def train(
     """
     run = start(config, out, store=store, init=init, resume=resume, tensorboard=tensorboard)
     state = run.state
-    batches = prefetch(_maker(run), state.step * config.accumulate)
+    batches = prefetch(lambda step: own_rows(run, step), state.step * config.accumulate)
     started, minutes_before = time.monotonic(), state.minutes
     with run.log or nullcontext(), closing(batches), _progress_bar(run, progress and run.log is not None) as bar:
         try:
@@ -93,11 +93,10 @@ def train(
     return run
 
 
-def _maker(run: Run) -> Callable[[int], Batch]:
-    """Makes this process's rows of a step; for a GPU in memory from which copies overlap with its work."""
-    if run.device.type != "cuda":
-        return run.loader.batch
-    return lambda step: run.loader.batch(step).pin_memory()
+def own_rows(run: Run, step: int) -> Batch:
+    """This process's rows of a batch; for a GPU in memory from which copies overlap with its work."""
+    batch = run.loader.batch(step)
+    return batch.pin_memory() if run.device.type == "cuda" else batch
 
 
 def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
