@@ -27,7 +27,7 @@ KEPT_SCORES = 2**26
 """On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
 (`perceivers.nn.attention`); the fused kernels never have them all."""
 
-SCORES_WORK = 2
+SCORES_WORK = 1
 """Arrays as large as the probabilities of one layer while its gradients are computed."""
 
 MASK_BYTES = 7

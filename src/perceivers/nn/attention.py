@@ -362,7 +362,7 @@ class _MatmulAttention(torch.autograd.Function):
         for visible in (_rows(mask.keys), mask.pairs):
             if visible is not None:
                 scores.add_(_bias(visible, q))
-        probabilities = scores.softmax(-1)
+        probabilities = torch.softmax(scores, -1, out=scores)  # in place: new memory takes longer than the work in it
         ctx.save_for_backward(q, k, v, probabilities)
         return _product(probabilities, v)
 
@@ -371,7 +371,8 @@ class _MatmulAttention(torch.autograd.Function):
         q, k, v, probabilities = ctx.saved_tensors
         dv = _product(probabilities.transpose(-2, -1), grad)
         dprobabilities = _product(grad, v.transpose(-2, -1))
-        dscores = torch.ops.aten._softmax_backward_data(dprobabilities, probabilities, -1, probabilities.dtype)
+        derive = torch.ops.aten._softmax_backward_data.out
+        dscores = derive(dprobabilities, probabilities, -1, grad.dtype, grad_input=dprobabilities)
         return _product(dscores, k) * ctx.scale, _product(dscores.transpose(-2, -1), q), dv, None
 
 

@@ -155,7 +155,7 @@ def fashion_classes() -> TrainConfig:
         fashion_mae(),
         data=PictureConfig(batch_size=64, flip=True),
         objective=CrossEntropy(z_loss=0.0),
-        optim=_optim(lr=2e-3),
+        optim=_optim(lr=1e-3),
         max_minutes=42.0,
         precision="float32",
         eval_tokens=5000,
