@@ -95,10 +95,17 @@ class _Turn(torch.autograd.Function):
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
         channels = cos.shape[-1]
-        turning = x[..., :channels]
-        swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        turned = (turning * cos).addcmul_(swapped, sin).to(x.dtype)
-        return turned if channels == x.shape[-1] else torch.cat([turned, x[..., channels:]], -1)
+        if torch.compiler.is_compiling():  # compilers know no complex numbers
+            turning = x[..., :channels]
+            swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+            turned = (turning * cos).addcmul_(swapped, sin).to(x.dtype)
+            return turned if channels == x.shape[-1] else torch.cat([turned, x[..., channels:]], -1)
+        out = x.new_empty(x.shape)
+        out[..., channels:] = x[..., channels:]
+        turning = x[..., :channels].to(cos.dtype, copy=True, memory_format=torch.contiguous_format)
+        torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(torch.complex(cos[..., ::2], sin[..., 1::2]))
+        out[..., :channels] = turning
+        return out
 
     @staticmethod
     def backward(ctx, grad):
