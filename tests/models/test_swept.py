@@ -3,12 +3,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceivers.data.batch import TokenBatch
 from perceivers.models.build import build
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, TablePositions
 from perceivers.models.swept import swept
+from perceivers.nn.attention import FUSED_KERNELS
 from perceivers.train.config import CrossEntropy
 from perceivers.train.objectives import count_targets, objective_loss
 
@@ -88,13 +90,33 @@ def test_the_first_block_has_what_is_left() -> None:
 
 
 def test_blocks_are_computed_again_for_their_gradients() -> None:
-    """So that of the stack nothing is kept but what enters a block."""
+    """So that of the stack nothing is kept but what enters a block; the last is needed at once."""
     net, rows, calls = model(vocab_size=13), batch([18]), []
     net.layers[0].register_forward_pre_hook(lambda _module, inputs: calls.append(inputs[0].shape[1]))
     loss = objective_loss(net, rows, CrossEntropy(sweep=5)).sum
     assert calls == [3] * 5
     loss.backward()
-    assert calls == [3] * 10
+    assert calls == [3] * 9
+
+
+class Kernels(TorchDispatchMode):
+    """Counts calls of the fused attention."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func in FUSED_KERNELS
+        return func(*args, **(kwargs or {}))
+
+
+def test_attention_is_not_computed_again() -> None:
+    net, rows = model(vocab_size=13), batch([18])
+    with Kernels() as kernels:
+        loss = objective_loss(net, rows, CrossEntropy(sweep=5)).sum
+        forward = kernels.calls
+        loss.backward()
+    assert forward == 5 * (2 + 2)  # a block reads what is before it, itself, and has two layers
+    assert kernels.calls == forward
 
 
 def test_prefix_dropout_is_refused() -> None:

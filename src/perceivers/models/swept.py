@@ -9,13 +9,23 @@ Letters: b batch, n positions that predict, all blocks together.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.nn.attention import FUSED_KERNELS
+
+again = partial(
+    checkpoint,
+    use_reentrant=False,
+    context_fn=partial(create_selective_checkpoint_contexts, list(FUSED_KERNELS)),
+)
+"""Computes a function again for its gradients, but not attention: what was read of a long context is small, and took
+most of the time."""
 
 
 def swept(
@@ -29,7 +39,8 @@ def swept(
 ) -> Float[Tensor, "b n _"]:
     """Logits of the token after each of the last `num_latents` positions of every row.
 
-    Each block is computed again for its gradients, so that training keeps the context and one block.
+    Each block but the last, whose gradients come first, is computed again for them, so that training keeps the context
+    and one block.
 
     Args:
         model: Its `num_latents` are the length of a block.
@@ -51,11 +62,12 @@ def swept(
     rotate = model.rotate_context(positions)
     kept = {layer: reader.keys_values(context, rotate, ids=ids) for layer, reader in model.readers().items()}
     rows = Rows(kept, inputs, positions[:, -num_latents:], real)
-    stops = range(0, -num_latents, -model.config.num_latents)
+    size = model.config.num_latents
     blocks = [
-        checkpoint(_block, model, rows, max(stop - model.config.num_latents, -num_latents), stop, use_reentrant=False)
-        for stop in reversed(stops)
+        again(_block, model, rows, max(stop - size, -num_latents), stop)
+        for stop in reversed(range(-size, -num_latents, -size))
     ]
+    blocks.append(_block(model, rows, max(-size, -num_latents), 0))
     outputs = torch.cat(blocks, 1)  # pyright: ignore[reportArgumentType]
     return model.logits(outputs) if project else outputs
 

@@ -46,6 +46,14 @@ MASKED = -1e30
 FLASH_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+# All that `sdpa` may end in.
+FUSED_KERNELS = (
+    FLASH_CPU.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+)
+
 # In bfloat16 the fused CPU kernel is up to four times as fast if a head's channels are a multiple of this.
 EVEN_CHANNELS = 8
 
@@ -257,8 +265,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         return out
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (missing := -q.shape[-1] % EVEN_CHANNELS):
         q = q * (1 + missing / q.shape[-1]) ** 0.5  # the kernel divides by more channels
-        widened = (F.pad(x, (0, missing)) for x in (q, k, v))
-        return _sdpa(*widened, mask)[..., : v.shape[-1]]
+        wide_q, wide_k, wide_v = (F.pad(x, (0, missing)) for x in (q, k, v))
+        return _sdpa(wide_q, wide_k, wide_v, mask)[..., : v.shape[-1]]
     if mask.pairs is not None or (mask.causal and queries > keys):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
     if not mask.causal or queries == 1:  # one query reads every key
@@ -358,10 +366,10 @@ class _MatmulAttention(torch.autograd.Function):
         scores = _product(q, k.transpose(-2, -1))
         if mask.causal:  # the prefix is visible to all
             rest = AttentionMask(causal=True).dense(queries, min(queries, keys), q.device)
-            scores[..., -queries:].add_(_bias(rest, q))
+            scores[..., -queries:].add_(_bias(rest, q))  # pyright: ignore[reportArgumentType]
         for visible in (_rows(mask.keys), mask.pairs):
             if visible is not None:
-                scores.add_(_bias(visible, q))
+                scores.add_(_bias(visible, q))  # pyright: ignore[reportArgumentType]
         probabilities = torch.softmax(scores, -1, out=scores)  # in place: new memory takes longer than the work in it
         ctx.save_for_backward(q, k, v, probabilities)
         return _product(probabilities, v)

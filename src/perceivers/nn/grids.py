@@ -77,10 +77,13 @@ class FourierGrid(nn.Module):
         coordinates: Float[Tensor, "batch n a"] | None = None,
     ) -> Float[Tensor, "batch n dim"]:
         """Features of all points, of chosen `points`, or of `coordinates` in -1..1, for each row of `like`."""
-        if points is None and coordinates is None:
-            return self._of_all(like).to(like.dtype).expand(len(like), -1, -1)
-        place = point_coordinates(points, self.shape, like) if coordinates is None else coordinates
-        features = self._features(place, self.max_resolution, concat=self.coordinates)
+        if coordinates is not None:
+            features = self._features(coordinates, self.max_resolution, concat=self.coordinates)
+        elif points is not None:
+            place = point_coordinates(points, self.shape, like)
+            features = self._features(place, self.max_resolution, concat=self.coordinates)
+        else:
+            features = self._of_all(like)
         return features.to(like.dtype).expand(len(like), -1, -1)
 
     def _of_all(self, like: Tensor) -> Float[Tensor, "n dim"]:
