@@ -60,7 +60,7 @@ class Encoder(nn.Module):
                 own = weight_set(i, config.cross_sharing)
                 cross: CrossAttentionBlock = self.cross_attends[own]  # pyright: ignore[reportAssignmentType]
                 if own not in read:  # the input stays the same, so equal weights make equal keys and values
-                    read[own] = cross.keys_values(tokens)
+                    read[own] = cross.keys_values(tokens, queries=config.num_latents)
                 latents = cross.read(latents, *read[own], mask=AttentionMask(keys=mask))
                 yield "cross_attend", latents
             layers: nn.ModuleList = self.blocks[weight_set(i, config.block_sharing)]  # pyright: ignore[reportAssignmentType]

@@ -127,11 +127,17 @@ class Attention(nn.Module):
         *,
         ids: Int[Tensor, "batch keys"] | None = None,
         norm: nn.LayerNorm | None = None,
+        queries: int | None = None,
     ) -> tuple[Float[Tensor, "batch h keys d"], Float[Tensor, "batch h keys dv"]]:
         """Keys, turned by their positions, and values of `context`, or of its rows `ids`, each projected once.
 
-        A `norm` comes before; its result is not kept for the backward pass.
+        A `norm` comes before; its result is not kept for the backward pass. Where one head has fewer `queries` than
+        keys, which are to read them with the same norm, the normed context is both keys and values, and `read` projects
+        the queries and the result instead: q (W x)' = (q W) x', and the keys' bias changes no softmax.
         """
+        if norm is not None and ids is None and rotate is None and self._reads_normed(context, queries):
+            normed = F.layer_norm(context, norm.normalized_shape, eps=norm.eps)[:, None]
+            return normed, normed
         projected = self.to_kv(context) if norm is None else normed_linear(norm, self.to_kv, context)
         if ids is not None:
             projected = take_rows(projected, ids)
@@ -147,19 +153,45 @@ class Attention(nn.Module):
         mask: AttentionMask,
         rotate_q: Rotation | None = None,
         shared: "SharedContext | None" = None,
+        norm: nn.LayerNorm | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Read keys and values that `keys_values` made, in their precision."""
+        """Read keys and values that `keys_values` made with `norm`, in their precision."""
         q = self._split_heads(self.to_q(x))
+        if keys is values and norm is not None:
+            out = self._read_normed(q, keys, mask, norm)
+            return self.to_out(self._without_empty(out, keys, mask).transpose(1, 2).flatten(2))
         turned = (q if rotate_q is None else rotate_q(q)).to(keys.dtype)
         if self.spread is not None:
             out = self.spread.attend(turned, keys, values, mask=mask)
         elif shared is None:
             out = attend(turned, keys, values, mask=mask, backend=self.backend)
-            if self.zero_empty and (visible := mask.dense(q.shape[2], keys.shape[2], q.device)) is not None:
-                out = out * visible.any(-1)[:, None, :, None]
+            out = self._without_empty(out, keys, mask)
         else:
             out = attend_shared(turned, keys, values, mask=mask, shared=shared)
         return self.to_out(out.to(q.dtype).transpose(1, 2).flatten(2))
+
+    def _reads_normed(self, context: Tensor, queries: int | None) -> bool:
+        """Whether to project queries is less work than to project keys, and to attend is not more."""
+        plain = self.heads == 1 and self.spread is None and type(self.to_kv) is Linear
+        return plain and context.shape[-1] <= min(self.widths) and queries is not None and queries < context.shape[-2]
+
+    def _read_normed(
+        self, q: Float[Tensor, "b 1 q d"], normed: Float[Tensor, "b 1 k c"], mask: AttentionMask, norm: nn.LayerNorm
+    ) -> Float[Tensor, "b 1 q dv"]:
+        weight = self.to_kv.weight * norm.weight
+        bias = self.to_kv.bias + (self.to_kv.weight * norm.bias).sum(-1)
+        to_k, to_v = weight.split(self.widths)
+        scale = (normed.shape[-1] / q.shape[-1]) ** 0.5  # attention divides by the root of as many channels as it sees
+        q = (q @ to_k) * scale
+        normed = normed.to(q.dtype)
+        out = attend(q, normed, normed, mask=mask, backend=self.backend)
+        return F.linear(out, to_v, bias[self.widths[0] :])
+
+    def _without_empty(self, out: Tensor, keys: Tensor, mask: AttentionMask) -> Tensor:
+        """Zeros for queries that may read nothing, where that is asked for."""
+        if self.zero_empty and (visible := mask.dense(out.shape[2], keys.shape[2], out.device)) is not None:
+            return out * visible.any(-1)[:, None, :, None]
+        return out
 
     def _split_heads(self, x: Float[Tensor, "b n hd"]) -> Float[Tensor, "b h n d"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -265,7 +297,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         return out
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (missing := -q.shape[-1] % EVEN_CHANNELS):
         q = q * (1 + missing / q.shape[-1]) ** 0.5  # the kernel divides by more channels
-        wide_q, wide_k, wide_v = (F.pad(x, (0, missing)) for x in (q, k, v))
+        wide_q, wide_k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
+        wide_v = wide_k if v is k else F.pad(v, (0, missing))
         return _sdpa(wide_q, wide_k, wide_v, mask)[..., : v.shape[-1]]
     if mask.pairs is not None or (mask.causal and queries > keys):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
@@ -377,11 +410,16 @@ class _MatmulAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v, probabilities = ctx.saved_tensors
-        dv = _product(probabilities.transpose(-2, -1), grad)
+        _, keys_need_gradients, values_need_gradients, _ = ctx.needs_input_grad
+        dk = dv = None
+        if values_need_gradients:
+            dv = _product(probabilities.transpose(-2, -1), grad)
         dprobabilities = _product(grad, v.transpose(-2, -1))
         derive = torch.ops.aten._softmax_backward_data.out
         dscores = derive(dprobabilities, probabilities, -1, grad.dtype, grad_input=dprobabilities)
-        return _product(dscores, k) * ctx.scale, _product(dscores.transpose(-2, -1), q), dv, None
+        if keys_need_gradients:
+            dk = _product(dscores.transpose(-2, -1), q)
+        return _product(dscores, k) * ctx.scale, dk, dv, None
 
 
 def _product(a: Float[Tensor, "b h n k"], b: Float[Tensor, "b h k m"]) -> Float[Tensor, "b h n m"]:

@@ -124,7 +124,7 @@ class CrossAttentionBlock(nn.Module):
         rotate_k: Rotation | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Latents after reading `context`, or its rows `ids`, each of which is then projected once."""
-        keys, values = self.keys_values(context, rotate_k, ids=ids)
+        keys, values = self.keys_values(context, rotate_k, ids=ids, queries=latents.shape[1])
         return self.read(latents, keys, values, mask=mask, rotate_q=rotate_q)
 
     def keys_values(
@@ -133,9 +133,13 @@ class CrossAttentionBlock(nn.Module):
         rotate: Rotation | None = None,
         *,
         ids: Int[Tensor, "batch keys"] | None = None,
+        queries: int | None = None,
     ) -> tuple[Float[Tensor, "batch heads keys d"], Float[Tensor, "batch heads keys dv"]]:
-        """What latents read of `context`, or of its rows `ids`; it depends on nothing else."""
-        return self.attention.keys_values(context, rotate, ids=ids, norm=self.norm_context)
+        """What latents read of `context`, or of its rows `ids`; it depends on nothing else.
+
+        With the number of `queries` it may be the normed context, see `Attention.keys_values`.
+        """
+        return self.attention.keys_values(context, rotate, ids=ids, norm=self.norm_context, queries=queries)
 
     def read(
         self,
@@ -149,7 +153,13 @@ class CrossAttentionBlock(nn.Module):
     ) -> Float[Tensor, "batch queries dim"]:
         """Latents after reading keys and values, and a `shared` context before them."""
         read = self.attention.read(
-            self.norm_latents(latents), keys, values, mask=mask, rotate_q=rotate_q, shared=shared
+            self.norm_latents(latents),
+            keys,
+            values,
+            mask=mask,
+            rotate_q=rotate_q,
+            shared=shared,
+            norm=self.norm_context,
         )
         read = self.dropout(read)
         x = latents + read if self.query_residual else read
