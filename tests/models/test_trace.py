@@ -108,10 +108,10 @@ def test_flops_of_ecp_by_hand() -> None:
 
 
 def test_flops_of_a_perceiver_by_hand() -> None:
-    """Keys and values of all pixels, once, though two blocks share their weights."""
+    """One head reads the pixels as they are: its latents and what they read are projected, which are fewer."""
     config, n, m, d = CONFIGS["pictures"], 5, 5 * 7, 12
     c = config.input.dim
-    cross = m * 2 * c * c + n * 2 * d * c + 2 * n * m * c + 2 * n * d * d
+    cross = n * 2 * c * c + n * 2 * d * c + 2 * n * m * c + 2 * n * d * d
     layer = n * (4 * d * d + 4 * d * d) + 2 * n * n * d
     assert forward_flops(config) == 2 * (cross + 2 * layer + d * 7)
 
