@@ -63,11 +63,12 @@ def swept(
     kept = {layer: reader.keys_values(context, rotate, ids=ids) for layer, reader in model.readers().items()}
     rows = Rows(kept, inputs, positions[:, -num_latents:], real)
     size = model.config.num_latents
-    blocks = [
-        again(_block, model, rows, max(stop - size, -num_latents), stop)
-        for stop in reversed(range(-size, -num_latents, -size))
-    ]
-    blocks.append(_block(model, rows, max(-size, -num_latents), 0))
+    with _casts_repeated(tokens.device.type):
+        blocks = [
+            again(_block, model, rows, max(stop - size, -num_latents), stop)
+            for stop in reversed(range(-size, -num_latents, -size))
+        ]
+        blocks.append(_block(model, rows, max(-size, -num_latents), 0))
     outputs = torch.cat(blocks, 1)  # pyright: ignore[reportArgumentType]
     return model.logits(outputs) if project else outputs
 
@@ -84,6 +85,12 @@ class Rows:
     """Of the inputs."""
     real: Bool[Tensor, "b seq"] | None
     """Columns that hold tokens; None for all."""
+
+
+def _casts_repeated(device: str) -> torch.autocast:
+    """Autocast as it is, but each block casts weights anew: computed again, it must do what it did before."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return torch.autocast(device, dtype, enabled, cache_enabled=False)
 
 
 def _block(model: PerceiverAR, rows: Rows, start: int, stop: int) -> Float[Tensor, "b block dim"]:
