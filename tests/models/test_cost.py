@@ -117,6 +117,7 @@ def test_memory_counts_what_autograd_keeps(
     """Without what is estimated on top: gaps, masks, and gradients on the way."""
     monkeypatch.setattr(cost, "ALLOCATOR_SHARE", 1.0)
     monkeypatch.setattr(cost, "CONTEXT_WORK", 0)
+    monkeypatch.setattr(cost, "TAKEN_WORK", 0)
     monkeypatch.setattr(cost, "LOGITS_WORK", 1)
     monkeypatch.setattr(cost, "MASK_BYTES", 0)
     monkeypatch.setattr(cost, "SCORES_WORK", 0)

@@ -23,6 +23,9 @@ CONTEXT_WORK = 4
 """Arrays as large as the keys that exist only while the cross-attend's gradients are computed: of keys and values,
 and of both together. Rotations are float32 in any case."""
 
+TAKEN_WORK = 2
+"""The same where keys and values are taken by id on a CPU, in pieces (`perceivers.nn.rows`): their gradients alone."""
+
 KEPT_SCORES = 2**26
 """On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
 (`perceivers.nn.attention`); the fused kernels never have them all."""
@@ -241,21 +244,21 @@ def training_memory(
     kept = latents * size * (depth * layer + reads * cross + e + d)
     if recompute:
         kept += latents * size * (config.depth + cross_attends) * d
-    # Kept an input: keys after they turn, and values, with keys from before as one tensor.
-    context = rows * m * cross_attends * size * 3 * c
+    rotary = isinstance(config.positions, RotaryPositions)
+    by_id = rotary and config.vocab_size < rows * m
+    # Kept an input: keys after they turn, and values, as one tensor with keys from before unless taken in pieces.
+    context = rows * m * cross_attends * size * (2 if by_id and cpu else 3) * c
     if bfloat16 and cpu:
         if scores := _kept_scores(config.heads * latents * latents // rows, depth, read=latents * d):
             kept += size * (scores - depth * latents * d)  # values are kept without keys
         if scores := _kept_scores(config.cross_heads * latents * m, reads, read=latents * c):
             kept += size * scores
-            context -= rows * m * cross_attends * size * c
-    if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
+            context -= 0 if by_id else rows * m * cross_attends * size * c
+    if rotary:  # cosines and sines of the angles by which keys turn, in float32
         context += rows * m * 2 * 4 * config.positions.channels(c // config.cross_heads)
-    if isinstance(config.positions, RotaryPositions) and config.vocab_size < rows * m:
-        context += rows * m * 8  # ids
-    else:
-        context += rows * m * 4 * e  # its embedding in float32
-    context_work = rows * m * 4 * CONTEXT_WORK * c if cross_attends else 0
+    context += rows * m * (8 if by_id else 4 * e)  # ids, or their embedding in float32
+    work = size * TAKEN_WORK if by_id and cpu else 4 * CONTEXT_WORK
+    context_work = rows * m * work * c if cross_attends else 0
     masks = rows * n * (n if cpu else m) * MASK_BYTES
     logits = min(rows * n * config.vocab_size, MOST_LOGITS) * 4 * LOGITS_WORK
     # Logits and latents are gone when the cross-attend's gradients are computed.

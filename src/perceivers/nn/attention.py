@@ -31,7 +31,7 @@ from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, causal_mask
 from perceivers.nn.normed import normed_linear
 from perceivers.nn.positions import Rotation
-from perceivers.nn.rows import take_rows
+from perceivers.nn.rows import take_keys_values
 
 if TYPE_CHECKING:
     from perceivers.nn.spread import Spread
@@ -140,7 +140,7 @@ class Attention(nn.Module):
             return normed, normed
         projected = self.to_kv(context) if norm is None else normed_linear(norm, self.to_kv, context)
         if ids is not None:
-            projected = take_rows(projected, ids)
+            return take_keys_values(projected, ids, heads=self.heads, widths=self.widths, rotate=rotate)
         k, v = (self._split_heads(part) for part in projected.split(self.widths, dim=-1))
         return (k if rotate is None else rotate(k)), v
 

@@ -81,6 +81,14 @@ class Rotation:
             return x.index_copy(1, torch.tensor(self.heads, dtype=torch.long, device=x.device), turned)
         return self._turn(x)
 
+    def columns(self, columns: slice) -> "Rotation":
+        """For some of the positions."""
+        return Rotation(self.cos[:, :, columns], self.sin[:, :, columns], self.heads)
+
+    def back(self) -> "Rotation":
+        """Undoes this one; a rotation's gradient turns so."""
+        return Rotation(self.cos, -self.sin, self.heads)
+
     def _turn(self, x: Tensor) -> Tensor:
         if self.cos.shape[-1] == 0 or x.shape[1] == 0:
             return x
