@@ -70,7 +70,10 @@ def test_converted_model_opens(command: Command, tmp_path: Path) -> None:
 
 
 def test_mistakes(command: Command, tmp_path: Path) -> None:
-    assert "only official-ar, official-io, huggingface" in command("convert", "official", "a", "b").err
+    assert (
+        "only official-ar, official-io, official-hip, official-ecp, huggingface"
+        in command("convert", "official", "a", "b").err
+    )
     missing = command("convert", "official-ar", tmp_path / "a.safetensors", tmp_path / "b")
     assert (missing.code, "a.safetensors does not exist" in missing.err) == (2, True)
     assert "usage: perceivers convert KIND" in command("convert").out

@@ -1,14 +1,12 @@
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from perceivers.convert.official_ar import config_from_official, convert, convert_params, load_official
+from perceivers.convert.official_ar import config_from_official, convert_params
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import (
     InputQueries,
@@ -179,55 +177,3 @@ def test_parameters_that_do_not_fit_are_listed() -> None:
 def test_long_lists_are_cut() -> None:
     with pytest.raises(ValueError, match=r"missing .*; and \d+ more$"):
         convert_params({}, config_from_official(MODEL))
-
-
-def write_pickle(path: Path, value: Any) -> Path:
-    path.write_bytes(pickle.dumps(value))
-    path.with_suffix(".json").write_text(json.dumps({"model": MODEL}))
-    return path
-
-
-def nested(params: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """As Haiku keeps them: modules of arrays."""
-    tree: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in params.items():
-        module, _, leaf = name.rpartition("/")
-        tree.setdefault(module, {})[leaf] = value
-    return tree
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_pickle_gives_the_same_as_safetensors(tmp_path: Path, wrapped: bool) -> None:
-    params = nested(reference_params())
-    saved = {"global_step": 5, "params": params, "state": {}, "opt_state": (1, [2])} if wrapped else params
-    config, state = convert(write_pickle(tmp_path / "checkpoint.dill", saved))
-    wanted_config, wanted = convert(str(REFERENCE))
-    assert config == wanted_config
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
-
-
-def test_files_without_parameters(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"checkpoint\.dill holds no Haiku parameters"):
-        load_official(write_pickle(tmp_path / "checkpoint.dill", {"params": {"module": {"w": "text"}}}))
-    with pytest.raises(ValueError, match="holds no Haiku parameters"):
-        load_official(write_pickle(tmp_path / "checkpoint.dill", [1, 2]))
-    path = write_pickle(tmp_path / "a.safetensors", None)
-    with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
-        load_official(path)
-    save_file({"w": np.ones(3)}, path)
-    with pytest.raises(ValueError, match="no tensor whose name starts with params/"):
-        load_official(path)
-
-
-def test_the_arguments_must_stand_beside_the_weights(tmp_path: Path) -> None:
-    path = write_pickle(tmp_path / "checkpoint.dill", {})
-    with pytest.raises(FileNotFoundError, match=r"none\.dill does not exist"):
-        load_official(tmp_path / "none.dill")
-    for text in ("{}", "[]", "no json"):
-        path.with_suffix(".json").write_text(text)
-        with pytest.raises(ValueError, match=r"checkpoint\.json must hold the official PerceiverAR's arguments"):
-            load_official(path)
-    path.with_suffix(".json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"need checkpoint\.dill and checkpoint\.json"):
-        load_official(path)

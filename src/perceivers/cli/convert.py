@@ -18,9 +18,18 @@ USAGE = """usage: perceivers convert KIND SOURCE OUT
 
   official-ar     weights of the official Perceiver AR: .safetensors or a pickle, with its arguments in a .json beside
   official-io     likewise of the official Perceiver and Perceiver IO
+  official-hip    likewise of the official Hierarchical Perceiver
+  official-ecp    weights of the authors' ECP: .safetensors or PyTorch's, with the class and its arguments in a .json
   huggingface     a Perceiver of transformers: a directory, or an id on the hub
   to-huggingface  a model of ours, to a directory that transformers opens
 """
+
+OFFICIAL = {
+    "official-ar": "Perceiver AR",
+    "official-io": "Perceiver and Perceiver IO",
+    "official-hip": "Hierarchical Perceiver",
+    "official-ecp": "ECP",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +37,8 @@ class OfficialFlags:
     """Arguments of `perceivers convert official-ar` and its likes."""
 
     source: Positional[Path]
-    """Weights: .safetensors with names params/..., or a pickle of the official code; SOURCE.json has the arguments."""
+    """Weights: .safetensors, or a pickle of the official code (none of its code is run); a .json file of the same name
+    beside it has the arguments of the model."""
     out: Positional[Path]
     """Directory to make."""
     tokenizer: Literal["ids", "performance", "bytes", "copy", "masked_bytes", "pictures", "frames", "films"] = "ids"
@@ -65,8 +75,7 @@ def run(args: Sequence[str]) -> int:
         print(USAGE, end="")
         return 0 if args else 2
     kinds: dict[str, Callable[[str, Sequence[str]], int]] = {
-        "official-ar": _official,
-        "official-io": _official,
+        **dict.fromkeys(OFFICIAL, _official),
         "huggingface": _from_huggingface,
         "to-huggingface": _to_huggingface,
     }
@@ -78,22 +87,18 @@ def run(args: Sequence[str]) -> int:
 
 
 def _official(kind: str, args: Sequence[str]) -> int:
-    names = {"official-ar": "Perceiver AR", "official-io": "Perceiver and Perceiver IO"}
     flags = parse(
         OfficialFlags,
         args,
         prog=f"perceivers convert {kind}",
-        description=f"Convert weights of the official {names[kind]}.",
+        description=f"Convert weights of the official {OFFICIAL[kind]}.",
     )
     _check_free(flags.out)
+    from perceivers.convert.official_files import convert
     from perceivers.hub import load_weights
     from perceivers.models.build import build
 
-    if kind == "official-ar":
-        from perceivers.convert.official_ar import convert
-    else:
-        from perceivers.convert.official_perceiver_files import convert
-    config, weights = convert(flags.source)
+    config, weights = convert(kind.removeprefix("official-"), flags.source)
     model = build(config)
     load_weights(model, weights, source=str(flags.source))
     return _save(model, config, flags.tokenizer, flags.out)

@@ -1,22 +1,16 @@
 """Weights of the official Perceiver AR (google-research/perceiver-ar, JAX and Haiku) to ours.
 
-Checked against parameters that the official code made. The published `checkpoint.dill` files were not at hand: they are
-read by what the official `experiment.py` writes and how pickles of Haiku and jax look, never tried on one of them.
+Checked against parameters that the official code made.
 """
 
 import difflib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import Tensor
 
-from perceivers.convert.inert_pickle import as_array, as_mapping, read_pickle
 from perceivers.models.options import ActivationName
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import (
@@ -28,7 +22,7 @@ from perceivers.models.perceiver_ar_config import (
     TablePositions,
 )
 
-__all__ = ["config_from_official", "convert", "convert_params", "load_official"]
+__all__ = ["config_from_official", "convert_params", "official_names"]
 
 _DEFAULTS: dict[str, Any] = {
     "activation_name": "sq_relu",
@@ -282,65 +276,3 @@ def _numbered(name: str, count: int) -> str:
 def _hint(name: str, candidates: Any) -> str:
     near = difflib.get_close_matches(name, list(candidates), n=1)
     return f" (nearest: {near[0]})" if near else ""
-
-
-def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Arguments of the official `PerceiverAR` and its parameters, named `<Haiku module path>/<name>`.
-
-    Args:
-        path: Either a safetensors file with names `params/...`, or a pickle as the official `experiment.py` writes it
-            (`checkpoint.dill`: a dictionary with `params`). No code of a pickle is run. Neither holds the arguments:
-            they are read from a JSON file of the same name beside it, `{"model": {...}}`.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is damaged, or holds no parameters.
-    """
-    path = Path(path)
-    described = path.with_suffix(".json")
-    for file in (path, described):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist; official weights need {path.name} and {described.name}")
-    try:
-        kwargs = json.loads(described.read_text(encoding="utf-8"))["model"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{described} must hold the official PerceiverAR's arguments as {{'model': {{...}}}}: {error!r}"
-        ) from error
-    return kwargs, _from_safetensors(path) if path.suffix == ".safetensors" else _from_pickle(path)
-
-
-def _from_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    params = {name.removeprefix("params/"): value for name, value in tensors.items() if name.startswith("params/")}
-    if not params:
-        raise ValueError(f"{path} has no tensor whose name starts with params/")
-    return params
-
-
-def _from_pickle(path: Path) -> dict[str, np.ndarray]:
-    tree = as_mapping(read_pickle(path)) or {}
-    modules = as_mapping(tree.get("params", tree)) or {}
-    params = {}
-    for module, values in modules.items():
-        for name, value in (as_mapping(values) or {}).items():
-            if (array := as_array(value)) is not None:
-                params[f"{module}/{name}"] = array
-    if not params:
-        raise ValueError(f"{path} holds no Haiku parameters: wanted are a dictionary of modules of arrays, or 'params'")
-    return params
-
-
-def convert(path: str | Path) -> tuple[PerceiverARConfig, dict[str, Tensor]]:
-    """Config and weights for `PerceiverAR` from the official weights at `path`; see `load_official`.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is damaged, does not fit its arguments, or asks for what this package does not build.
-    """
-    kwargs, params = load_official(path)
-    config = config_from_official(kwargs)
-    return config, convert_params(params, config)
