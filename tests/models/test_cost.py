@@ -208,5 +208,6 @@ def test_memory_that_training_takes(
     assert estimate == pytest.approx(int(done.stdout), rel=PEAK_TOLERANCE)
 
 
-def test_the_estimate_knows_when_attention_keeps_its_probabilities() -> None:
+def test_the_estimate_knows_what_attention_keeps_and_does_at_once() -> None:
     assert cost.KEPT_SCORES == attention.KEPT_SCORES
+    assert cost.KEYS_AT_ONCE == attention.KEYS_AT_ONCE

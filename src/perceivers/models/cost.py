@@ -24,7 +24,11 @@ CONTEXT_WORK = 4
 and of both together. Rotations are float32 in any case."""
 
 TAKEN_WORK = 2
-"""The same where keys and values are taken by id on a CPU, in pieces (`perceivers.nn.rows`): their gradients alone."""
+"""The same where keys and values are taken by id on a CPU, in pieces (`perceivers.nn.rows`): their gradients alone, and
+those of `KEYS_AT_ONCE` keys."""
+
+KEYS_AT_ONCE = 2**11
+"""Keys whose gradients are computed at once (`perceivers.nn.attention`)."""
 
 KEPT_SCORES = 2**26
 """On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
@@ -244,8 +248,7 @@ def training_memory(
     kept = latents * size * (depth * layer + reads * cross + e + d)
     if recompute:
         kept += latents * size * (config.depth + cross_attends) * d
-    rotary = isinstance(config.positions, RotaryPositions)
-    by_id = rotary and config.vocab_size < rows * m
+    by_id = isinstance(config.positions, RotaryPositions) and config.vocab_size < rows * m
     # Kept an input: keys after they turn, and values, as one tensor with keys from before unless taken in pieces.
     context = rows * m * cross_attends * size * (2 if by_id and cpu else 3) * c
     if bfloat16 and cpu:
@@ -254,11 +257,13 @@ def training_memory(
         if scores := _kept_scores(config.cross_heads * latents * m, reads, read=latents * c):
             kept += size * scores
             context -= 0 if by_id else rows * m * cross_attends * size * c
-    if rotary:  # cosines and sines of the angles by which keys turn, in float32
+    if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
         context += rows * m * 2 * 4 * config.positions.channels(c // config.cross_heads)
     context += rows * m * (8 if by_id else 4 * e)  # ids, or their embedding in float32
-    work = size * TAKEN_WORK if by_id and cpu else 4 * CONTEXT_WORK
-    context_work = rows * m * work * c if cross_attends else 0
+    context_work = rows * m * 4 * CONTEXT_WORK * c
+    if by_id and cpu:
+        context_work = rows * (m + min(m, KEYS_AT_ONCE)) * size * TAKEN_WORK * c
+    context_work = context_work if cross_attends else 0
     masks = rows * n * (n if cpu else m) * MASK_BYTES
     logits = min(rows * n * config.vocab_size, MOST_LOGITS) * 4 * LOGITS_WORK
     # Logits and latents are gone when the cross-attend's gradients are computed.

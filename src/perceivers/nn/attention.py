@@ -58,7 +58,7 @@ FUSED_KERNELS = (
 EVEN_CHANNELS = 8
 
 # Keys whose gradients are computed at once, beside those of all keys.
-KEYS_AT_ONCE = 2**13
+KEYS_AT_ONCE = 2**11
 
 # Most scores of all rows and heads together that are kept for a backward pass in bfloat16 on a CPU: 128 MB.
 KEPT_SCORES = 2**26

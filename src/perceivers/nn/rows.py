@@ -89,7 +89,7 @@ class _TakeKeysValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_k, grad_v):
         ids, *turn = ctx.saved_tensors
-        back = Rotation(*turn, ctx.turning).back() if turn else None
+        back = Rotation(turn[0], turn[1], ctx.turning).back() if turn else None
         wide = torch.promote_types(grad_k.dtype, torch.float32)
         summed = grad_k.new_zeros(ctx.table, dtype=wide)
         for piece in _pieces(ids, ctx.table[1]):
