@@ -23,7 +23,17 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "name", ["ecp_speed", "hip_speed", "io_speed", "training P4", "limits P4", "sweep", "growth --plot plot.png"]
+    "name",
+    [
+        "attention",
+        "ecp_speed",
+        "hip_speed",
+        "io_speed",
+        "training P4",
+        "limits P4",
+        "sweep",
+        "growth --plot plot.png",
+    ],
 )
 def test_every_row_has_its_numbers(name: str, tmp_path: Path) -> None:
     """Of the steps of training, those without other packages."""

@@ -144,7 +144,8 @@ def check_forward(case: Case, model: ECP, dtype: torch.dtype) -> set[str]:
     for label, value in seen.items():
         case.compare(label, value)
     case.compare("logits", logits)
-    assert torch.equal(model(inputs), logits[:, -model.config.num_targets :])
+    # As products of other shapes, which some processors sum in another order.
+    torch.testing.assert_close(model(inputs), logits[:, -model.config.num_targets :])
     return {*seen, "logits"}
 
 

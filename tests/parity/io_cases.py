@@ -8,13 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceivers.convert.official_perceiver import (
-    convert_params,
-    cross_attention,
-    linear,
-    self_attention,
-)
+from perceivers.convert.official_perceiver import convert_params, cross_attention, self_attention
 from perceivers.convert.official_perceiver_config import config_from_official
+from perceivers.convert.parameters import linear
 from perceivers.models import perceiver_published
 from perceivers.models.flow import tile_origins, tiled_flow
 from perceivers.models.output_config import AverageOutputConfig

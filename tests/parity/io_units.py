@@ -6,15 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceivers.convert.official_perceiver import (
-    attention,
-    cross_attention,
-    feed_forward,
-    linear,
-    norms,
-    self_attention,
-)
+from perceivers.convert.official_perceiver import attention, cross_attention, feed_forward, self_attention
 from perceivers.convert.official_perceiver_config import image_features, positions_config
+from perceivers.convert.parameters import linear, norms
 from perceivers.models.feature_config import AudioFeatures, VectorFeatures
 from perceivers.models.input_config import InputConfig
 from perceivers.models.inputs import Input, build_positions

@@ -4,10 +4,9 @@
 docs/weights.md for what differs from the official code.
 """
 
-import difflib
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from perceivers.convert.huggingface_config import FLOW_SCALE, MODEL_TYPE, SIZE, config_from_huggingface
 from perceivers.convert.huggingface_export import config_to_huggingface
 from perceivers.convert.huggingface_names import Part, huggingface_names
+from perceivers.convert.parameters import check_fit
 from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, replace_file, write_tensors
 from perceivers.models.feature_config import FlowFeatures, TokenFeatures
 from perceivers.models.input_config import MultimodalInputConfig
@@ -124,18 +124,7 @@ def weights_from_huggingface(tensors: Mapping[str, Tensor], config: PerceiverIOC
     """
     parts = huggingface_names(config)
     shapes = _their_shapes(parts, _shapes(config))
-    problems = [
-        f"missing {name}{_hint(name, tensors.keys() - shapes.keys())}" for name in shapes.keys() - tensors.keys()
-    ]
-    problems += [f"unknown {name}{_hint(name, shapes)}" for name in tensors.keys() - shapes.keys()]
-    problems += [
-        f"{name} has shape {list(tensors[name].shape)}, the config asks for {list(shapes[name])}"
-        for name in shapes.keys() & tensors.keys()
-        if tuple(tensors[name].shape) != shapes[name]
-    ]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError("weights do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
+    check_fit(tensors, shapes)
     state = {}
     for ours, theirs in parts.items():
         given = [tensors[part.name].flatten(1) if part.pixel else tensors[part.name] for part in theirs]
@@ -186,11 +175,6 @@ def _their_shapes(
         for shape in [tuple(shapes[ours])]
         for part in theirs
     }
-
-
-def _hint(name: str, candidates: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (nearest: {near[0]})" if near else ""
 
 
 def write_huggingface(model: nn.Module, directory: Path) -> dict[str, Any]:

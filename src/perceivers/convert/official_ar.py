@@ -3,7 +3,6 @@
 Checked against parameters that the official code made.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceivers.convert.parameters import Names, joined, linear, nearest, norms, numbered
 from perceivers.models.options import ActivationName
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import (
@@ -86,7 +86,7 @@ def config_from_official(kwargs: Mapping[str, Any]) -> PerceiverARConfig:
     """
     known = {*_DEFAULTS, *_REQUIRED}
     if unknown := sorted(kwargs.keys() - known):
-        raise ValueError(f"the official PerceiverAR has no argument {unknown[0]!r}{_hint(unknown[0], known)}")
+        raise ValueError(f"the official PerceiverAR has no argument {unknown[0]!r}{nearest(unknown[0], known)}")
     if missing := [name for name in _REQUIRED if name not in kwargs]:
         raise ValueError(f"arguments of the official PerceiverAR: {', '.join(missing)} missing")
     o = {**_DEFAULTS, **kwargs}
@@ -188,39 +188,13 @@ def convert_params(params: Mapping[str, np.ndarray], config: PerceiverARConfig) 
     """
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in PerceiverAR(config).state_dict().items()}
-    sources = official_names(config)
-    assert sources.keys() == shapes.keys()
-    wanted = {name: shape for ours, names in sources.items() for name, shape in _official_shapes(names, shapes[ours])}
-    problems = [f"missing {name}{_hint(name, params.keys() - wanted.keys())}" for name in wanted.keys() - params.keys()]
-    problems += [f"unknown {name}{_hint(name, wanted)}" for name in params.keys() - wanted.keys()]
-    problems += [
-        f"{name} has shape {list(params[name].shape)}, the config asks for {list(shape)}"
-        for name, shape in wanted.items()
-        if name in params and params[name].shape != shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError("official parameters do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
-    return {
-        ours: torch.cat([torch.from_numpy(np.ascontiguousarray(_ours(name, params[name]))) for name in names])
-        for ours, names in sources.items()
-    }
+    return joined(params, official_names(config), shapes)
 
 
-def _ours(name: str, value: np.ndarray) -> np.ndarray:
-    return value.T if name.endswith("/w") else value
-
-
-def _official_shapes(names: tuple[str, ...], shape: torch.Size) -> list[tuple[str, tuple[int, ...]]]:
-    """Shapes of the parameters that are joined along the first axis into one of `shape`."""
-    part = (shape[0] // len(names), *shape[1:])
-    return [(name, part[::-1] if name.endswith("/w") else part) for name in names]
-
-
-def official_names(config: PerceiverARConfig) -> dict[str, tuple[str, ...]]:
+def official_names(config: PerceiverARConfig) -> Names:
     """For each name of our `state_dict` the official parameters that it is made of, joined along the first axis."""
     root = "perceiver_ar/~"
-    names = {"token_embedding.weight": (f"{root}/embed/embeddings",)}
+    names: Names = {"token_embedding.weight": (f"{root}/embed/embeddings",)}
     if isinstance(config.positions, TablePositions):
         for axis in range(config.position_axes):
             names[f"position_tables.axis{axis}"] = (f"{root}/embed_{axis + 1}/embeddings",)
@@ -229,50 +203,29 @@ def official_names(config: PerceiverARConfig) -> dict[str, tuple[str, ...]]:
             names["queries.learned"] = ("perceiver_ar/q_embed_learned",)
         case MLPQueries(layers=layers):  # the MLP is made first, so it counts first
             for i in range(layers):
-                names |= _linear(f"queries.mlp.{i}", f"{root}/{_numbered('linear', i)}")
-            names |= _linear("queries.linear", f"{root}/{_numbered('linear', layers)}")
+                names |= linear(f"queries.mlp.{i}", f"{root}/{numbered('linear', i)}")
+            names |= linear("queries.linear", f"{root}/{numbered('linear', layers)}")
         case InputQueries():
-            names |= _linear("queries.linear", f"{root}/linear")
+            names |= linear("queries.linear", f"{root}/linear")
     if config.latents_per_position > 1:
         names["latent_offsets"] = (f"{root}/z_pos_enc/pos_embs",)
     cross_attends = ["cross_attend"] if config.initial_cross_attend else []
     cross_attends += [f"extra_cross_attends.{layer}" for layer in sorted(config.extra_cross_attends)]
     for i, ours in enumerate(cross_attends):
-        norms = ("norm_latents", "norm_context", "norm")
-        names |= _block(ours, f"{root}/{_numbered('cross_attention', i)}", norms)
+        norm_names = ("norm_latents", "norm_context", "norm")
+        names |= _block(ours, f"{root}/{numbered('cross_attention', i)}", norm_names)
     for i in range(config.depth):
-        names |= _block(f"layers.{i}", f"{root}/{_numbered('self_attention', i)}", ("norm_attention", "norm"))
-    return names | _norm("norm", "perceiver_ar/layer_norm") | _linear("logits", f"{root}/logits")
+        names |= _block(f"layers.{i}", f"{root}/{numbered('self_attention', i)}", ("norm_attention", "norm"))
+    return names | norms("norm", "perceiver_ar/layer_norm") | linear("logits", f"{root}/logits")
 
 
-def _block(ours: str, official: str, norms: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _block(ours: str, official: str, norm_names: tuple[str, ...]) -> Names:
     attention = f"{official}/attention"
-    names = _linear(f"{ours}.attention.to_q", f"{attention}/linear")
-    names |= _linear(f"{ours}.attention.to_kv", f"{attention}/linear_1", f"{attention}/linear_2")
-    names |= _linear(f"{ours}.attention.to_out", f"{attention}/linear_3")
-    names |= _linear(f"{ours}.feed_forward.up", f"{official}/dense/linear")
-    names |= _linear(f"{ours}.feed_forward.down", f"{official}/dense/linear_1")
-    for i, norm in enumerate(norms):
-        names |= _norm(f"{ours}.{norm}", f"{official}/{_numbered('layer_norm', i)}")
+    names = linear(f"{ours}.attention.to_q", f"{attention}/linear")
+    names |= linear(f"{ours}.attention.to_kv", f"{attention}/linear_1", f"{attention}/linear_2")
+    names |= linear(f"{ours}.attention.to_out", f"{attention}/linear_3")
+    names |= linear(f"{ours}.feed_forward.up", f"{official}/dense/linear")
+    names |= linear(f"{ours}.feed_forward.down", f"{official}/dense/linear_1")
+    for i, norm in enumerate(norm_names):
+        names |= norms(f"{ours}.{norm}", f"{official}/{numbered('layer_norm', i)}")
     return names
-
-
-def _linear(ours: str, *official: str) -> dict[str, tuple[str, ...]]:
-    return {
-        f"{ours}.weight": tuple(f"{name}/w" for name in official),
-        f"{ours}.bias": tuple(f"{name}/b" for name in official),
-    }
-
-
-def _norm(ours: str, official: str) -> dict[str, tuple[str, ...]]:
-    return {f"{ours}.weight": (f"{official}/scale",), f"{ours}.bias": (f"{official}/offset",)}
-
-
-def _numbered(name: str, count: int) -> str:
-    """Haiku's name of the module called `name` after `count` others of it."""
-    return f"{name}_{count}" if count else name
-
-
-def _hint(name: str, candidates: Any) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (nearest: {near[0]})" if near else ""

@@ -3,7 +3,6 @@
 Every tensor keeps its shape and gets another name; what the authors' code has and never uses is dropped.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceivers.convert.parameters import check_fit, nearest
 from perceivers.models.ecp import ECP
 from perceivers.models.ecp_config import ECPConfig, Pattern
 
@@ -69,12 +69,12 @@ def config_from_official(name: str, kwargs: Mapping[str, Any]) -> ECPConfig:
         ValueError: An unknown class or argument, a missing one, or one that this package does not build.
     """
     if name not in OFFICIAL:
-        raise ValueError(f"the authors have no model {name!r}{_hint(name, OFFICIAL)}: choose {', '.join(OFFICIAL)}")
+        raise ValueError(f"the authors have no model {name!r}{nearest(name, OFFICIAL)}: choose {', '.join(OFFICIAL)}")
     pattern, own = OFFICIAL[name]
     required = (*_COMMON, *own)
     known = {*required, *_DEFAULTS}
     if unknown := sorted(kwargs.keys() - known):
-        raise ValueError(f"the official {name} has no argument {unknown[0]!r}{_hint(unknown[0], known)}")
+        raise ValueError(f"the official {name} has no argument {unknown[0]!r}{nearest(unknown[0], known)}")
     if missing := [argument for argument in required if argument not in kwargs]:
         raise ValueError(f"arguments of the official {name}: {', '.join(missing)} missing")
     o = {**_DEFAULTS, **kwargs}
@@ -122,22 +122,13 @@ def convert_params(params: Mapping[str, np.ndarray], config: ECPConfig) -> Conve
         wanted = {_official_name(name, config): (name, p.shape) for name, p in ECP(config).state_dict().items()}
     dropped = sorted(name for name in params if _is_dead(name, config))
     found = {name: value for name, value in params.items() if name not in dropped}
-    problems = [f"missing {name}{_hint(name, found.keys() - wanted.keys())}" for name in wanted.keys() - found.keys()]
-    problems += [f"unknown {name}{_hint(name, wanted)}" for name in found.keys() - wanted.keys()]
-    problems += [
-        f"{name} has shape {list(found[name].shape)}, the config asks for {list(shape)}"
-        for name, (_, shape) in wanted.items()
-        if name in found and found[name].shape != shape
-    ]
     usual = 10_000.0 ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-    problems += [
+    unusual = [
         f"{name} are not the usual rotary frequencies, the only ones that are built here"
         for name in dropped
         if name.endswith(".freqs") and not (params[name].shape == usual.shape and np.allclose(params[name], usual))
     ]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError("official parameters do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
+    check_fit(found, {name: tuple(shape) for name, (_, shape) in wanted.items()}, unusual)
     return Converted({ours: torch.from_numpy(found[name].copy()) for name, (ours, _) in wanted.items()}, dropped)
 
 
@@ -165,8 +156,3 @@ def _official_name(ours: str, config: ECPConfig) -> str:
     if inside == "attention.to_out" and config.pattern in ("compressed", "perceiver_ar"):
         official = "0.fn.w_out"
     return f"layers.{layer}.{official}.{kind}"
-
-
-def _hint(name: str, candidates: Any) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (nearest: {near[0]})" if near else ""

@@ -3,14 +3,14 @@
 Checked against parameters that the official code made; trained ones, which its authors announced, were not at hand.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from perceivers.convert.parameters import Names, joined, linear, nearest, norms, numbered
 from perceivers.models.hip import HiP
 from perceivers.models.hip_config import DataSet, HiPConfig
 
@@ -59,7 +59,7 @@ def config_from_official(model: str, kwargs: Mapping[str, Any], data_sets: tuple
     if model not in _ARGUMENTS:
         raise ValueError(f"official model {model!r}: choose one of {', '.join(_ARGUMENTS)}")
     if unknown := sorted(kwargs.keys() - set(_ARGUMENTS[model])):
-        raise ValueError(f"the official {model} has no argument {unknown[0]!r}{_hint(unknown[0], _ARGUMENTS[model])}")
+        raise ValueError(f"the official {model} has no argument {unknown[0]!r}{nearest(unknown[0], _ARGUMENTS[model])}")
     required = _REQUIRED if model == "PerceiverIO" else ("num_groups", *_REQUIRED)
     required = (*required, "label_modalities") if model == "HiPClassBottleneck" else required
     if missing := [name for name in required if name not in kwargs]:
@@ -95,107 +95,63 @@ def convert_params(params: Mapping[str, np.ndarray], config: HiPConfig) -> dict[
     """
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in HiP(config).state_dict().items()}
-    sources = official_names(config)
-    assert sources.keys() == shapes.keys()
-    wanted = {name: shape for ours, names in sources.items() for name, shape in _official_shapes(names, shapes[ours])}
-    problems = [f"missing {name}{_hint(name, params.keys() - wanted.keys())}" for name in wanted.keys() - params.keys()]
-    problems += [f"unknown {name}{_hint(name, wanted)}" for name in params.keys() - wanted.keys()]
-    problems += [
-        f"{name} has shape {list(params[name].shape)}, the config asks for {list(shape)}"
-        for name, shape in wanted.items()
-        if name in params and params[name].shape != shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError("official parameters do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
-    return {
-        ours: torch.cat([torch.from_numpy(np.ascontiguousarray(_ours(name, params[name]))) for name in names])
-        for ours, names in sources.items()
-    }
+    return joined(params, official_names(config), shapes)
 
 
-def _ours(name: str, value: np.ndarray) -> np.ndarray:
-    return value.T if name.endswith("/w") else value
-
-
-def _official_shapes(names: tuple[str, ...], shape: torch.Size) -> list[tuple[str, tuple[int, ...]]]:
-    """Shapes of the parameters that are joined along the first axis into one of `shape`."""
-    part = (shape[0] // len(names), *shape[1:])
-    return [(name, part[::-1] if name.endswith("/w") else part) for name in names]
-
-
-def official_names(config: HiPConfig) -> dict[str, tuple[str, ...]]:
+def official_names(config: HiPConfig) -> Names:
     """For each name of our `state_dict` the official parameters that it is made of, joined along the first axis."""
     root = "perceiver"
-    names: dict[str, tuple[str, ...]] = {}
+    names: Names = {}
     for data_set in config.data_sets:
         labels = [m.name for m in data_set.modalities if m.name in config.label_modalities]
         for modality in (m.name for m in data_set.modalities):
             # The official code makes an embedder for all grouped modalities, then one for each label.
             count = labels.index(modality) + 1 if modality in labels else 0
-            embedder, positions = _numbered("embedder", count), _numbered("position_encoder", count)
-            names |= _linear(f"modalities.{modality}.embed", f"{root}/{embedder}/~embed/embed_{modality}")
-            names |= _linear(f"modalities.{modality}.unembed", f"{root}/{embedder}/~unembed/unembed_{modality}")
+            embedder, positions = numbered("embedder", count), numbered("position_encoder", count)
+            names |= linear(f"modalities.{modality}.embed", f"{root}/{embedder}/~embed/embed_{modality}")
+            names |= linear(f"modalities.{modality}.unembed", f"{root}/{embedder}/~unembed/unembed_{modality}")
             names[f"modalities.{modality}.positions"] = (f"{root}/{positions}/pos_emb_mae_{modality}/pos_embs",)
         for i in range(len(config.grouped(data_set)) * config.project_positions):
-            linear = _numbered("position_encoding_linear", i)
-            names[f"position_projections.{i}.weight"] = (f"{root}/position_encoder/{linear}/w",)
+            projection = numbered("position_encoding_linear", i)
+            names[f"position_projections.{i}.weight"] = (f"{root}/position_encoder/{projection}/w",)
     for i in range(len(config.groups)):
         prefix = "perceiver_block" if config.label_modalities else "block"
         names |= block_names(f"blocks.{i}", f"{root}/{prefix}_{i}", config, i)
     heads = ["label_head", "head"] if config.label_modalities else ["head"]
     for i, head in enumerate(heads):
-        names |= cross_attention_names(head, f"{root}/{_numbered('reconstruction_head', i)}/hi_p_cross_attention")
+        names |= cross_attention_names(head, f"{root}/{numbered('reconstruction_head', i)}/hi_p_cross_attention")
     return names
 
 
-def block_names(ours: str, official: str, config: HiPConfig, index: int) -> dict[str, tuple[str, ...]]:
+def block_names(ours: str, official: str, config: HiPConfig, index: int) -> Names:
     """As `official_names`, of one block."""
     cross_attention = f"{official}/~/hi_p_cross_attention"
     names = cross_attention_names(f"{ours}.cross_attend", cross_attention)
     names[f"{ours}.latents"] = (f"{cross_attention}/query_inputs/pos_embs",)
     if index > config.processor and config.dims[index] != config.dims[len(config.dims) - 1 - index]:
-        names |= _linear(f"{ours}.project_residual", f"{cross_attention}/pre_attention_residual_linear")
+        names |= linear(f"{ours}.project_residual", f"{cross_attention}/pre_attention_residual_linear")
     for layer in range(config.depths[index]):
         names |= self_attention_names(f"{ours}.layers.{layer}", f"{official}/~/self_attend_id_{layer}")
     return names
 
 
-def cross_attention_names(ours: str, official: str) -> dict[str, tuple[str, ...]]:
+def cross_attention_names(ours: str, official: str) -> Names:
     """As `official_names`, of one `HiPCrossAttention` without its latents."""
     return _attention(ours, official, ("norm_latents", "norm_context", "norm"))
 
 
-def self_attention_names(ours: str, official: str) -> dict[str, tuple[str, ...]]:
+def self_attention_names(ours: str, official: str) -> Names:
     """As `official_names`, of one `SelfAttention`."""
     return _attention(ours, official, ("norm_attention", "norm"))
 
 
-def _attention(ours: str, official: str, norms: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _attention(ours: str, official: str, norm_names: tuple[str, ...]) -> Names:
     attention = f"{official}/attention"
-    names = _linear(f"{ours}.attention.to_q", f"{attention}/query_linear")
-    names |= _linear(f"{ours}.attention.to_kv", f"{attention}/key_linear", f"{attention}/value_linear")
-    names |= _linear(f"{ours}.attention.to_out", f"{attention}/attention_output_linear")
-    names |= _linear(f"{ours}.feed_forward.up", f"{official}/dense/mlp_hidden_linear")
-    names |= _linear(f"{ours}.feed_forward.down", f"{official}/dense/mlp_output_linear")
-    for i, norm in enumerate(norms):
-        layer_norm = f"{official}/{_numbered('layer_norm', i)}"
-        names |= {f"{ours}.{norm}.weight": (f"{layer_norm}/scale",), f"{ours}.{norm}.bias": (f"{layer_norm}/offset",)}
+    names = linear(f"{ours}.attention.to_q", f"{attention}/query_linear")
+    names |= linear(f"{ours}.attention.to_kv", f"{attention}/key_linear", f"{attention}/value_linear")
+    names |= linear(f"{ours}.attention.to_out", f"{attention}/attention_output_linear")
+    names |= linear(f"{ours}.feed_forward.up", f"{official}/dense/mlp_hidden_linear")
+    names |= linear(f"{ours}.feed_forward.down", f"{official}/dense/mlp_output_linear")
+    for i, norm in enumerate(norm_names):
+        names |= norms(f"{ours}.{norm}", f"{official}/{numbered('layer_norm', i)}")
     return names
-
-
-def _linear(ours: str, *official: str) -> dict[str, tuple[str, ...]]:
-    return {
-        f"{ours}.weight": tuple(f"{name}/w" for name in official),
-        f"{ours}.bias": tuple(f"{name}/b" for name in official),
-    }
-
-
-def _numbered(name: str, count: int) -> str:
-    """Haiku's name of the module called `name` after `count` others of it."""
-    return f"{name}_{count}" if count else name
-
-
-def _hint(name: str, candidates: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (nearest: {near[0]})" if near else ""

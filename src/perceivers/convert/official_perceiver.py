@@ -3,13 +3,13 @@
 Checked against parameters that the official code made, and against the names and shapes of its published models.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from perceivers.convert.parameters import Names, linear, misnamed, norms, numbered, refuse
 from perceivers.models.feature_config import (
     Conv1x1Features,
     ConvFeatures,
@@ -33,9 +33,6 @@ from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import build_perceiver_io
 
 __all__ = ["convert_params", "official_names"]
-
-Names = dict[str, tuple[str, ...]]
-"""For a name of our `state_dict` the official parameters that it is made of, joined along the first axis."""
 
 
 def convert_params(
@@ -65,8 +62,7 @@ def convert_params(
     sources = official_names(config)
     assert sources.keys() == shapes.keys() - counters
     wanted = {name for names in sources.values() for name in names}
-    problems = [f"missing {name}{_hint(name, given.keys() - wanted)}" for name in wanted - given.keys()]
-    problems += [f"unknown {name}{_hint(name, wanted)}" for name in given.keys() - wanted]
+    problems = misnamed(given, wanted)
     converted = {}
     for ours, names in sources.items():
         if all(name in given for name in names):
@@ -76,9 +72,7 @@ def convert_params(
                 problems.append(f"{found} does not fit {ours} {list(shapes[ours])}")
             else:
                 converted[ours] = torch.cat(parts)
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError("official parameters do not fit the config: " + "; ".join(sorted(problems)[:6]) + more)
+    refuse(problems)
     return converted | {name: torch.tensor(0) for name in counters}
 
 
@@ -262,26 +256,3 @@ def attention(ours: str, official: str) -> Names:
 def feed_forward(ours: str, official: str) -> Names:
     """Names of an `MLP`."""
     return linear(f"{ours}.up", f"{official}/linear") | linear(f"{ours}.down", f"{official}/linear_1")
-
-
-def linear(ours: str, *official: str) -> Names:
-    """Names of a linear layer, or of several as one."""
-    return {
-        f"{ours}.weight": tuple(f"{name}/w" for name in official),
-        f"{ours}.bias": tuple(f"{name}/b" for name in official),
-    }
-
-
-def norms(ours: str, official: str) -> Names:
-    """Names of a layer norm or batch norm."""
-    return {f"{ours}.weight": (f"{official}/scale",), f"{ours}.bias": (f"{official}/offset",)}
-
-
-def numbered(name: str, count: int) -> str:
-    """Haiku's name of the module called `name` after `count` others of it."""
-    return f"{name}_{count}" if count else name
-
-
-def _hint(name: str, candidates: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (nearest: {near[0]})" if near else ""

@@ -1,9 +1,9 @@
 """Arguments of the official Perceiver and Perceiver IO, as their notebooks give them, to our config."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from perceivers.convert.parameters import nearest
 from perceivers.models.feature_config import (
     AudioFeatures,
     Conv1x1Features,
@@ -152,10 +152,7 @@ def config_from_official(
 
 def _arguments(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(given.keys() - defaults.keys()):
-        near = difflib.get_close_matches(unknown[0], defaults, n=1)
-        raise ValueError(
-            f"the official {name} has no argument {unknown[0]!r}" + (f" (nearest: {near[0]})" if near else "")
-        )
+        raise ValueError(f"the official {name} has no argument {unknown[0]!r}{nearest(unknown[0], defaults)}")
     missing = [key for key, value in defaults.items() if value is _NEEDED and key not in given]
     if missing:
         raise ValueError(f"arguments of the official {name}: {', '.join(missing)} missing")
