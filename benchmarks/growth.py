@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--plot FILE.png] [--quick] [--json FILE]
 
 Models, widths and precisions are those of `training.py`, on one row of 1,024 to 131,072 bytes, with 512 latents (half
-of the row at 1,024). Each model at each length trains in a process of its own, one after the other: three steps count,
+of the row at 1,024). Each model at each length trains in a process of its own, one after the other: two steps count,
 after one that does not. A model is left out where a step would take more than two minutes or more than 16 GB, judged
 by the length before. Nothing else should run beside it.
 """
@@ -24,7 +24,7 @@ from training import FULL, OURS, QUICK, SCRIPT, Scale
 
 CONTEXTS = {"full": tuple(2**i for i in range(10, 18)), "quick": (32, 64, 128)}
 LATENTS = 512
-STEPS = 3
+STEPS = 2
 LONGEST, LARGEST = 120.0, 16e9
 """Seconds and bytes that a step may be expected to take: four times and twice those at half the length, at most."""
 
