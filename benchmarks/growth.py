@@ -66,6 +66,9 @@ def plot(rows: list[Row], path: Path) -> None:
             found = [(int(row.setting), row.median) for row in rows if (row.part, row.what) == (name, what)]
             axes.loglog(*zip(*found, strict=True), marker="o", markersize=3, label=name, base=2)
         axes.set(xlabel="bytes of context", ylabel=label)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.tick_params(axis="x", labelrotation=45)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize="small")
