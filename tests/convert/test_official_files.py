@@ -134,6 +134,7 @@ def test_files_without_parameters(tmp_path: Path) -> None:
         ("io", "{}", "'shape'"),
         ("hip", json.dumps({"model": MINI, "kind": "HiP"}), "MODALITY"),
         ("hip", json.dumps({"model": MINI, "kind": "HiP", "data_sets": {"a": {"b": 3}}}), "MODALITY"),
+        ("hip", json.dumps({"model": MINI, "kind": "HiP", "data_sets": {"a": {"b": [3]}}}), "MODALITY"),
         ("ecp", json.dumps({"model": COMMON}), "ECPAttentionTransformer"),
     ],
 )

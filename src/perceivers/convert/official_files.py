@@ -55,7 +55,7 @@ def convert(family: str, path: str | Path) -> tuple[ModelConfig, Weights]:
             raise FileNotFoundError(f"{file} does not exist; official weights need {path.name} and {described.name}")
     try:
         config = _config(family, json.loads(described.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{described} must hold {FORMS[family]}: {error!r}") from error
     return config, _weights(family, path, config)
 
