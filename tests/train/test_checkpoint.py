@@ -121,8 +121,29 @@ def test_a_crash_before_the_rename_leaves_no_checkpoint(tmp_path: Path, monkeypa
     assert checkpoints(tmp_path) == []
 
 
-def test_what_a_kill_left_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
-    partial = tmp_path / "checkpoints" / ".step-00000004.partial"
+def test_a_kill_while_an_old_checkpoint_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half removed, it has no longer the name of a checkpoint; the next one removes the rest."""
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def die(path: Path, **options: bool) -> None:
+        if not path.exists():
+            return
+        (path / "model.safetensors").unlink()
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", die)
+        with pytest.raises(SystemExit):
+            save(tmp_path, 3)
+    assert [load_checkpoint(path, *trained(0)).step for path in checkpoints(tmp_path)] == [2, 3]
+    save(tmp_path, 4)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("left", [".step-00000004.partial", ".step-00000002.partial"])
+def test_what_a_kill_left_is_no_checkpoint_and_goes(tmp_path: Path, left: str) -> None:
+    partial = tmp_path / "checkpoints" / left
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
     (partial / "junk").write_bytes(b"junk")

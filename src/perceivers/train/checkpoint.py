@@ -1,7 +1,8 @@
 """Checkpoints: weights, optimiser and one integer, each whole or absent.
 
 A checkpoint is a directory `checkpoints/step-00000500` with model.safetensors, optimizer.safetensors and state.json. It
-is written under a hidden name, flushed to disk and renamed, so a name that exists is complete; the newest two are kept.
+is written under a hidden name, flushed to disk and renamed, and gets a hidden name again before it is removed, so a name
+that exists is complete; the newest two are kept.
 """
 
 import json
@@ -45,10 +46,10 @@ def save_checkpoint(run: Path, weights: dict[str, Tensor], moments: dict[str, Te
         OSError: The disk is full or not writable; older checkpoints are as they were.
     """
     final = checkpoint_path(run, state.step)
+    _remove_hidden(final.parent)  # what a kill left
     if final.exists():
         return final
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _hidden(final)
     partial.mkdir(parents=True)
     try:
         write_tensors(weights, partial / "model.safetensors")
@@ -61,7 +62,8 @@ def save_checkpoint(run: Path, weights: dict[str, Tensor], moments: dict[str, Te
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in checkpoints(run)[:-2]:
-        shutil.rmtree(old)
+        os.rename(old, _hidden(old))
+    _remove_hidden(final.parent)
     return final
 
 
@@ -101,6 +103,15 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         for name, parameter in model.named_parameters()
         for moment, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _hidden(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.partial")
+
+
+def _remove_hidden(directory: Path) -> None:
+    for path in directory.glob(_hidden(Path("step-*")).name):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], path: Path) -> None:
