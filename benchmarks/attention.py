@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.nn.attention import MASKED, attend
-from perceivers.nn.masks import AttentionMask, causal_mask
+from perceivers.nn.attention import attend
+from perceivers.nn.masks import MASKED, AttentionMask, causal_mask
 from sampling_timing import Row, Task, in_turns, timed
 from speed_table import parser_of, print_table
 

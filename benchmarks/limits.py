@@ -18,7 +18,7 @@ from torch import Tensor
 from perceivers.data.batch import TokenBatch
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
-from perceivers.nn.attention import attend
+from perceivers.nn.attention import attend, attend_rows
 from perceivers.nn.masks import AttentionMask
 from perceivers.train.config import CrossEntropy
 from perceivers.train.objectives import objective_loss, output_loss
@@ -66,20 +66,16 @@ def context_parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[Part]:
     m, n, c, heads = config.max_seq_len, config.num_latents, config.cross_dim, config.cross_heads
     tokens, places = torch.randint(3, VOCAB_SIZE, (1, m)), torch.arange(m)[None, :, None]
     turn = model.rotate_context(places)
+    q = torch.randn(1, heads, n, c // heads, dtype=dtype, requires_grad=True)
 
-    def keys_values() -> tuple[Tensor, Tensor]:
-        source, ids = model.context(tokens, places)
-        return cross.keys_values(source, turn, ids=ids)
+    def read() -> Tensor:
+        rows = cross.rows(model.token_embedding.weight, tokens, turn)
+        return attend_rows(q, rows, mask=AttentionMask(causal=True))
 
-    # Keys and values are written, keys turned; backward the same the other way round.
-    written = 8 * m * c * torch.finfo(dtype).bits // 8
-    work = Work(products=3 * 2 * VOCAB_SIZE * config.dim * 2 * c, bytes=written)
-    yield "keys and values of the context", both(keys_values, dtype), work
-
-    q, k, v = (torch.randn(1, heads, x, c // heads, dtype=dtype, requires_grad=True) for x in (n, m, m))
+    # Keys and values of each token are taken from those of each id: they need not exist, so no bytes are counted.
     pairs = n * (m - n) + n * (n + 1) // 2
-    read = both(lambda: attend(q, k, v, mask=AttentionMask(causal=True)), dtype)
-    yield "cross-attention", read, Work(attention=3 * 4 * pairs * c)
+    work = Work(products=3 * 2 * VOCAB_SIZE * config.dim * 2 * c, attention=3 * 4 * pairs * c)
+    yield "cross-attention to the context", both(read, dtype), work
 
 
 def latent_parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[Part]:
@@ -115,17 +111,16 @@ def latent_parts(model: PerceiverAR, dtype: torch.dtype) -> Iterator[Part]:
     yield "logits and loss", both(loss, dtype), Work(products=3 * 2 * n * d * VOCAB_SIZE)
 
 
-def both(forward: Callable[[], Tensor | tuple[Tensor, ...]], dtype: torch.dtype) -> Callable[[], None]:
-    """Forward, with products in `dtype`, then backward from gradients that are there already."""
+def both(forward: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], None]:
+    """Forward, with products in `dtype`, then backward from a gradient that is there already."""
     made: list[Tensor] = []
 
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             out = forward()
-        outs = out if isinstance(out, tuple) else (out,)
         if not made:
-            made.extend(torch.randn_like(x) for x in outs)
-        torch.autograd.backward(outs, made)
+            made.append(torch.randn_like(out))
+        out.backward(made[0])
 
     return run
 

@@ -3,7 +3,7 @@ import torch
 
 from perceivers.nn import rows
 from perceivers.nn.positions import Rotation
-from perceivers.nn.rows import take_keys_values, take_rows
+from perceivers.nn.rows import TakenRows, take_rows
 
 
 def test_rows_and_their_gradient() -> None:
@@ -46,14 +46,14 @@ def test_keys_and_values_in_pieces(
     weights = [torch.randn_like(x) for x in expected]
     gradient = torch.autograd.grad(expected, table, weights)
     monkeypatch.setattr(rows, "PIECE", 4 * 2 * sum(widths))
-    taken = take_keys_values(table, ids, heads=heads, widths=widths, rotate=rotate)
+    taken = TakenRows(table, ids, heads, widths, rotate).whole()
     assert all(torch.equal(one, other) for one, other in zip(taken, expected, strict=True))
     torch.testing.assert_close(torch.autograd.grad(taken, table, weights), gradient)
 
 
 def test_keys_and_values_that_do_not_turn() -> None:
     table = torch.arange(30.0).view(5, 6)
-    keys, values = take_keys_values(table, torch.tensor([[4, 0]]), heads=2, widths=(2, 4), rotate=None)
+    keys, values = TakenRows(table, torch.tensor([[4, 0]]), 2, (2, 4)).whole()
     assert keys.tolist() == [[[[24.0], [0.0]], [[25.0], [1.0]]]]
     assert values.tolist() == [[[[26.0, 27.0], [2.0, 3.0]], [[28.0, 29.0], [4.0, 5.0]]]]
 
@@ -64,7 +64,7 @@ def test_many_bfloat16_gradients_of_keys_add_up() -> None:
     table = torch.zeros(3, 512, dtype=torch.bfloat16, requires_grad=True)
     ids = torch.randint(3, (1, 30_001))
     grads = [torch.rand(1, 1, 30_001, 256).bfloat16() for _ in range(2)]
-    torch.autograd.backward(take_keys_values(table, ids, heads=1, widths=(256, 256), rotate=None), grads)
+    torch.autograd.backward(TakenRows(table, ids, 1, (256, 256)).whole(), grads)
     exact = torch.zeros(3, 512, dtype=torch.float64).index_add_(0, ids[0], torch.cat(grads, -1)[0, 0].double())
     assert table.grad is not None
     torch.testing.assert_close(table.grad.double(), exact, rtol=2**-8, atol=0)

@@ -170,8 +170,9 @@ def measured(out: Path, wanted: TrainConfig) -> int:
         port = str(free.getsockname()[1])
     count = wanted.parallel.processes
     env = os.environ | LARGE_PAGES | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    # glibc keeps pieces of some megabytes that are freed, of which layers that come and go leave many; GPUs do not.
-    env["MALLOC_MMAP_THRESHOLD_"] = "1000000"
+    if wanted.parallel.cp > 1:
+        # glibc keeps pieces of some megabytes that are freed, of which chunks of scores leave many; GPUs do not.
+        env["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PEAK, str(out), json.dumps(to_dict(wanted))],

@@ -23,12 +23,12 @@ CONTEXT_WORK = 4
 """Arrays as large as the keys that exist only while the cross-attend's gradients are computed: of keys and values,
 and of both together. Rotations are float32 in any case."""
 
-TAKEN_WORK = 2
-"""The same where keys and values are taken by id on a CPU, in pieces (`perceivers.nn.rows`): their gradients alone, and
-those of `KEYS_AT_ONCE` keys."""
+TAKEN_WORK = 8
+"""Arrays as large as `KEYS_AT_ONCE` keys where keys and values are taken by id on a CPU, part by part
+(`perceivers.nn.partial`): they, their gradients, and both together."""
 
-KEYS_AT_ONCE = 2**11
-"""Keys whose gradients are computed at once (`perceivers.nn.attention`)."""
+KEYS_AT_ONCE, LEAST_COLUMNS = 2**11, 2**9
+"""Keys that are taken by id, and whose gradients are computed, at once (`perceivers.nn.partial`)."""
 
 KEPT_SCORES = 2**26
 """On a CPU in bfloat16 attention keeps its probabilities for the backward pass if a layer has at most so many
@@ -248,22 +248,11 @@ def training_memory(
     kept = latents * size * (depth * layer + reads * cross + e + d)
     if recompute:
         kept += latents * size * (config.depth + cross_attends) * d
-    by_id = isinstance(config.positions, RotaryPositions) and config.vocab_size < rows * m
-    # Kept an input: keys after they turn, and values, as one tensor with keys from before unless taken in pieces.
-    context = rows * m * cross_attends * size * (2 if by_id and cpu else 3) * c
-    if bfloat16 and cpu:
-        if scores := _kept_scores(config.heads * latents * latents // rows, depth, read=latents * d):
-            kept += size * (scores - depth * latents * d)  # values are kept without keys
-        if scores := _kept_scores(config.cross_heads * latents * m, reads, read=latents * c):
-            kept += size * scores
-            context -= 0 if by_id else rows * m * cross_attends * size * c
-    if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
-        context += rows * m * 2 * 4 * config.positions.channels(c // config.cross_heads)
-    context += rows * m * (8 if by_id else 4 * e)  # ids, or their embedding in float32
-    context_work = rows * m * 4 * CONTEXT_WORK * c
-    if by_id and cpu:
-        context_work = rows * (m + min(m, KEYS_AT_ONCE)) * size * TAKEN_WORK * c
-    context_work = context_work if cross_attends else 0
+    if bfloat16 and cpu and (scores := _kept_scores(config.heads * latents * latents // rows, depth, read=latents * d)):
+        kept += size * (scores - depth * latents * d)  # values are kept without keys
+    scores = _kept_scores(config.cross_heads * latents * m, reads, read=latents * c) if bfloat16 and cpu else 0
+    kept += size * scores
+    context, context_work = _context_memory(config, rows=rows, size=size, cpu=cpu, scores=bool(scores))
     masks = rows * n * (n if cpu else m) * MASK_BYTES
     logits = min(rows * n * config.vocab_size, MOST_LOGITS) * 4 * LOGITS_WORK
     # Logits and latents are gone when the cross-attend's gradients are computed.
@@ -278,6 +267,37 @@ def training_memory(
         activations=round(ALLOCATOR_SHARE * activations),
         logits=logits,
     )
+
+
+def _context_memory(config: PerceiverARConfig, *, rows: int, size: int, cpu: bool, scores: bool) -> tuple[int, int]:
+    """Bytes that are kept of the context, and those that exist only while its gradients are computed.
+
+    Args:
+        config: The model.
+        rows: Of a batch.
+        size: Bytes of a number.
+        cpu: On a CPU.
+        scores: Cross-attends keep their probabilities.
+    """
+    m, n = _lengths(config, training=True)
+    e, c, inputs = config.embedding_dim, config.cross_dim, rows * m
+    cross_attends = config.initial_cross_attend + len(config.extra_cross_attends)
+    rotary = isinstance(config.positions, RotaryPositions)
+    by_id = rotary and config.vocab_size < inputs
+    table = config.vocab_size * 2 * c * size  # keys and values of each id
+    if by_id and cpu and not scores and n < m:
+        kept, work = table, 0
+    elif by_id and cpu:
+        kept, work = table + inputs * 2 * c * size, inputs * 2 * c * size
+    else:  # keys after they turn, and values, as one tensor with keys from before, unless they are kept with the scores
+        kept, work = inputs * (2 if scores else 3) * c * size, CONTEXT_WORK * inputs * c * 4
+    kept *= cross_attends
+    if not work:  # forward and backward have some columns at a time
+        kept += TAKEN_WORK * rows * min(m, max(LEAST_COLUMNS, KEYS_AT_ONCE // rows)) * c * size
+    if rotary:  # cosines and sines of the angles by which keys turn, in float32
+        kept += inputs * 2 * 4 * config.positions.channels(c // config.cross_heads)
+    kept += inputs * (8 if by_id else 4 * e)  # ids, or their embedding in float32
+    return kept, work if cross_attends else 0
 
 
 def _traced_memory(

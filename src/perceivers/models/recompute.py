@@ -20,10 +20,11 @@ def recomputed_layers(model: nn.Module) -> list[SelfAttentionBlock | ECPLayer]:
 def recompute_layers(model: nn.Module) -> None:
     """Make all layers keep their inputs alone while they train; gradients stay the same to the bit.
 
-    A cross-attend keeps the keys and values of its context as well: they cost most to compute.
+    A cross-attend keeps the keys and values of its context as well, unless they are taken by id.
     """
     for layer in recomputed_layers(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     for module in model.modules():
         if isinstance(module, CrossAttentionBlock):
             module.read = partial(checkpoint, module.read, use_reentrant=False)
+            module.read_rows = partial(checkpoint, module.read_rows, use_reentrant=False)

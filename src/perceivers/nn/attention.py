@@ -10,8 +10,9 @@ Back ends, equal within rounding:
 
 `auto` is `sdpa`, which chooses by device, type and shape:
 
-- on a CPU, queries at the end of the keys (a cross-attend): one fused call for the prefix, which all read, and one for
-  the causal rest, merged by their log-sum-exp, so that no mask exists;
+- on a CPU, queries at the end of the keys (a cross-attend): a fused call for the prefix, which all read, and one for the
+  causal rest, merged by their log-sum-exp, so that no mask exists (`perceivers.nn.partial`); keys and values that
+  follow from ids are taken some columns at a time;
 - on a CPU, training in bfloat16 with at most `KEPT_SCORES` scores: two products that keep the probabilities;
 - elsewhere, rows of one length: the fused kernel for `causal_lower_right`; of different lengths: a mask.
 """
@@ -28,23 +29,17 @@ from torch.nn.attention.bias import causal_lower_right
 
 from perceivers.nn.flex import flex
 from perceivers.nn.linear import Linear
-from perceivers.nn.masks import AttentionMask, causal_mask
+from perceivers.nn.masks import MASKED, AttentionMask, additive
 from perceivers.nn.normed import normed_linear
+from perceivers.nn.partial import FLASH_CPU, lower_right, lower_right_rows, merge, partial_attention
 from perceivers.nn.positions import Rotation
-from perceivers.nn.rows import take_keys_values
+from perceivers.nn.rows import TakenRows, split_heads
 
 if TYPE_CHECKING:
     from perceivers.nn.spread import Spread
 
 Backend = Literal["auto", "reference", "sdpa", "flex"]
 BACKENDS: tuple[str, ...] = ("auto", "reference", "sdpa", "flex")
-
-# Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
-MASKED = -1e30
-
-# PyTorch's fused kernels, called by name because they return the log-sum-exp.
-FLASH_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-FLASH_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 # All that `sdpa` may end in.
 FUSED_KERNELS = (
@@ -56,9 +51,6 @@ FUSED_KERNELS = (
 
 # In bfloat16 the fused CPU kernel is up to four times as fast if a head's channels are a multiple of this.
 EVEN_CHANNELS = 8
-
-# Keys whose gradients are computed at once, beside those of all keys.
-KEYS_AT_ONCE = 2**11
 
 # Most scores of all rows and heads together that are kept for a backward pass in bfloat16 on a CPU: 128 MB.
 KEPT_SCORES = 2**26
@@ -135,14 +127,24 @@ class Attention(nn.Module):
         keys, which are to read them with the same norm, the normed context is both keys and values, and `read` projects
         the queries and the result instead: q (W x)' = (q W) x', and the keys' bias changes no softmax.
         """
-        if norm is not None and ids is None and rotate is None and self._reads_normed(context, queries):
+        if ids is not None:
+            return self.rows(context, ids, rotate, norm=norm).whole()
+        if norm is not None and rotate is None and self._reads_normed(context, queries):
             normed = F.layer_norm(context, norm.normalized_shape, eps=norm.eps)[:, None]
             return normed, normed
-        projected = self.to_kv(context) if norm is None else normed_linear(norm, self.to_kv, context)
-        if ids is not None:
-            return take_keys_values(projected, ids, heads=self.heads, widths=self.widths, rotate=rotate)
-        k, v = (self._split_heads(part) for part in projected.split(self.widths, dim=-1))
+        k, v = (split_heads(part, self.heads) for part in self._projected(context, norm).split(self.widths, dim=-1))
         return (k if rotate is None else rotate(k)), v
+
+    def rows(
+        self,
+        table: Float[Tensor, "vocab context_dim"],
+        ids: Int[Tensor, "batch keys"],
+        rotate: Rotation | None = None,
+        *,
+        norm: nn.LayerNorm | None = None,
+    ) -> TakenRows:
+        """Keys and values of the rows `ids` of a table, of which each is projected once; for `read_rows`."""
+        return TakenRows(self._projected(table, norm), ids, self.heads, self.widths, rotate)
 
     def read(
         self,
@@ -156,19 +158,36 @@ class Attention(nn.Module):
         norm: nn.LayerNorm | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Read keys and values that `keys_values` made with `norm`, in their precision."""
-        q = self._split_heads(self.to_q(x))
+        q = split_heads(self.to_q(x), self.heads)
         if keys is values and norm is not None:
             out = self._read_normed(q, keys, mask, norm)
-            return self.to_out(self._without_empty(out, keys, mask).transpose(1, 2).flatten(2))
+            return self._joined(self._without_empty(out, keys.shape[2], mask), q)
         turned = (q if rotate_q is None else rotate_q(q)).to(keys.dtype)
         if self.spread is not None:
             out = self.spread.attend(turned, keys, values, mask=mask)
         elif shared is None:
             out = attend(turned, keys, values, mask=mask, backend=self.backend)
-            out = self._without_empty(out, keys, mask)
+            out = self._without_empty(out, keys.shape[2], mask)
         else:
             out = attend_shared(turned, keys, values, mask=mask, shared=shared)
-        return self.to_out(out.to(q.dtype).transpose(1, 2).flatten(2))
+        return self._joined(out, q)
+
+    def read_rows(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        rows: TakenRows,
+        *,
+        mask: AttentionMask,
+        rotate_q: Rotation | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Read keys and values as they are taken by id."""
+        q = split_heads(self.to_q(x), self.heads)
+        turned = (q if rotate_q is None else rotate_q(q)).to(rows.table.dtype)
+        out = attend_rows(turned, rows, mask=mask, backend=self.backend)
+        return self._joined(self._without_empty(out, rows.ids.shape[1], mask), q)
+
+    def _projected(self, context: Tensor, norm: nn.LayerNorm | None) -> Tensor:
+        return self.to_kv(context) if norm is None else normed_linear(norm, self.to_kv, context)
 
     def _reads_normed(self, context: Tensor, queries: int | None) -> bool:
         """Whether to project queries is less work than to project keys, and to attend is not more."""
@@ -187,14 +206,15 @@ class Attention(nn.Module):
         out = attend(q, normed, normed, mask=mask, backend=self.backend)
         return F.linear(out, to_v, bias[self.widths[0] :])
 
-    def _without_empty(self, out: Tensor, keys: Tensor, mask: AttentionMask) -> Tensor:
+    def _without_empty(self, out: Tensor, keys: int, mask: AttentionMask) -> Tensor:
         """Zeros for queries that may read nothing, where that is asked for."""
-        if self.zero_empty and (visible := mask.dense(out.shape[2], keys.shape[2], out.device)) is not None:
+        if self.zero_empty and (visible := mask.dense(out.shape[2], keys, out.device)) is not None:
             return out * visible.any(-1)[:, None, :, None]
         return out
 
-    def _split_heads(self, x: Float[Tensor, "b n hd"]) -> Float[Tensor, "b h n d"]:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _joined(self, out: Tensor, q: Tensor) -> Tensor:
+        """What all heads read, together, in the precision of the queries."""
+        return self.to_out(out.to(q.dtype).transpose(1, 2).flatten(2))
 
 
 def attend(
@@ -219,6 +239,15 @@ def attend(
             return flex(q, k, v, mask)
         case _:
             raise ValueError(f"attention back end {backend!r}: choose one of {', '.join(BACKENDS)}")
+
+
+def attend_rows(
+    q: Float[Tensor, "b h q d"], rows: TakenRows, *, mask: AttentionMask, backend: Backend = "auto"
+) -> Float[Tensor, "b h q dv"]:
+    """`attend` to keys and values that are taken by id: part by part where that is how they are read, or as a whole."""
+    if backend in ("auto", "sdpa") and _reads_parts(q, rows, mask):
+        return lower_right_rows(q, rows, mask.keys)
+    return attend(q, *rows.whole(), mask=mask, backend=backend)
 
 
 @dataclass(frozen=True)
@@ -251,32 +280,6 @@ def attend_shared(
     return merge((out, lse), partial_attention(q, k, v, mask))[0]
 
 
-Part = tuple[Float[Tensor, "b h q dv"], Float[Tensor, "b h q"]]
-"""Attention over some of the keys, and the log-sum-exp of its scores."""
-
-
-def merge(one: Part, other: Part) -> Part:
-    """Attention over the keys of both."""
-    lse = torch.logaddexp(one[1], other[1])
-    # Weights stay in float32: the backward pass takes differences with the result, and in bfloat16 each rounding shows.
-    out = one[0] * (one[1] - lse).exp()[..., None]
-    return out.addcmul_(other[0], (other[1] - lse).exp()[..., None]).to(one[0].dtype), lse
-
-
-def partial_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Part:
-    """Attention with its log-sum-exp; without gradients."""
-    queries, keys = q.shape[2], k.shape[2]
-    if q.device.type == "cpu" and mask.pairs is None:
-        if mask.causal and queries > 1:
-            return _lower_right_parts(q, k, v, *_lower_right_biases(q, keys, mask.keys))
-        return FLASH_CPU(q, k, v, attn_mask=_bias(_rows(mask.keys), q))
-    scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
-    if (visible := mask.dense(queries, keys, q.device)) is not None:
-        scores = scores.masked_fill(~visible[:, None], MASKED)
-    lse = scores.logsumexp(-1)
-    return (scores - lse[..., None]).exp().to(v.dtype) @ v, lse
-
-
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     visible = mask.dense(q.shape[2], k.shape[2], q.device)
@@ -287,100 +290,45 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     queries, keys = q.shape[2], k.shape[2]
-    if (
-        q.device.type == "cpu"
-        and q.dtype == torch.bfloat16
-        and q.requires_grad
-        and q[..., 0].numel() * keys <= KEPT_SCORES
-    ):
+    if _keeps_scores(q, keys):
         out: Tensor = _MatmulAttention.apply(q, k, v, mask)  # pyright: ignore[reportAssignmentType]
         return out
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (missing := -q.shape[-1] % EVEN_CHANNELS):
+    if missing := _missing_channels(q):
         q = q * (1 + missing / q.shape[-1]) ** 0.5  # the kernel divides by more channels
         wide_q, wide_k = F.pad(q, (0, missing)), F.pad(k, (0, missing))
         wide_v = wide_k if v is k else F.pad(v, (0, missing))
         return _sdpa(wide_q, wide_k, wide_v, mask)[..., : v.shape[-1]]
     if mask.pairs is not None or (mask.causal and queries > keys):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=additive(mask.dense(queries, keys, q.device), q))
     if not mask.causal or queries == 1:  # one query reads every key
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(_rows(mask.keys), q))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=additive(mask.every_query, q))
     if queries == keys and mask.keys is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if q.device.type == "cpu":
-        return _lower_right_cpu(q, k, v, mask.keys)
-    if mask.keys is None:
+    if q.device.type == "cpu" and q.shape[-1] == v.shape[-1]:  # as the kernel needs it
+        return lower_right(q, k, v, mask.keys)
+    if mask.keys is None and q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(queries, keys))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_bias(mask.dense(queries, keys, q.device), q))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=additive(mask.dense(queries, keys, q.device), q))
 
 
-def _rows(keys: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 k"] | None:
-    return None if keys is None else keys[:, None]
+def _keeps_scores(q: Tensor, keys: int) -> bool:
+    """Whether to train with two products that keep the probabilities."""
+    few = q[..., 0].numel() * keys <= KEPT_SCORES
+    return few and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
 
 
-def _bias(visible: Bool[Tensor, "#b #q k"] | None, like: Tensor) -> Float[Tensor, "#b 1 #q k"] | None:
-    """What is added to the scores: 0 where visible, `MASKED` elsewhere."""
-    if visible is None:
-        return None
-    return torch.zeros_like(visible, dtype=like.dtype).masked_fill_(~visible, MASKED)[:, None]
+def _missing_channels(q: Tensor) -> int:
+    """Channels that a head lacks for the fused kernel's faster way."""
+    return -q.shape[-1] % EVEN_CHANNELS if q.device.type == "cpu" and q.dtype == torch.bfloat16 else 0
 
 
-def _lower_right_cpu(q: Tensor, k: Tensor, v: Tensor, keys: Bool[Tensor, "b k"] | None) -> Tensor:
-    """Bottom-right causal attention as two fused calls: the prefix, which all queries see, and the causal rest."""
-    prefix_bias, rest_bias = _lower_right_biases(q, k.shape[2], keys)
-    if k.shape[2] == q.shape[2]:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=rest_bias, is_causal=rest_bias is None)
-    out: Tensor = _MergedAttention.apply(q, k, v, prefix_bias, rest_bias)  # pyright: ignore[reportAssignmentType]
-    return out
-
-
-def _lower_right_biases(
-    q: Float[Tensor, "b h q d"], keys: int, real: Bool[Tensor, "b k"] | None
-) -> tuple[Float[Tensor, "b 1 1 prefix"] | None, Float[Tensor, "b 1 q q"] | None]:
-    """What is added to the scores of the prefix and of the rest; None where no key is padding."""
-    if real is None:
-        return None, None
-    queries = q.shape[2]
-    prefix = keys - queries
-    itself = torch.eye(queries, dtype=torch.bool, device=q.device)
-    rest = causal_mask(queries, queries, device=q.device) & real[:, None, prefix:]
-    return _bias(real[:, None, :prefix], q), _bias(rest | itself, q)
-
-
-def _lower_right_parts(q: Tensor, k: Tensor, v: Tensor, prefix_bias: Tensor | None, rest_bias: Tensor | None) -> Part:
-    split = k.shape[2] - q.shape[2]
-    rest = FLASH_CPU(q, k[:, :, split:], v[:, :, split:], 0.0, rest_bias is None, attn_mask=rest_bias)
-    if split == 0:
-        return rest
-    return merge(FLASH_CPU(q, k[:, :, :split], v[:, :, :split], attn_mask=prefix_bias), rest)
-
-
-class _MergedAttention(torch.autograd.Function):
-    """softmax over [prefix | causal rest] from two fused kernels, merged by their log-sum-exp.
-
-    Each kernel's backward needs only the output and the log-sum-exp of the softmax that its keys belong to. Given the
-    merged ones, both return exact gradients, and no matrix of queries x keys exists at any time.
-    """
-
-    @staticmethod
-    def forward(ctx, q, k, v, prefix_bias, rest_bias):
-        out, lse = _lower_right_parts(q, k, v, prefix_bias, rest_bias)
-        ctx.save_for_backward(q, k, v, out, lse, prefix_bias, rest_bias)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        q, k, v, out, lse, prefix_bias, rest_bias = ctx.saved_tensors
-        split = k.shape[2] - q.shape[2]
-        dq = torch.zeros_like(q, dtype=torch.promote_types(q.dtype, torch.float32))
-        dk, dv = torch.empty_like(k), torch.empty_like(v)
-        for part in (slice(at, min(at + KEYS_AT_ONCE, split)) for at in range(0, split, KEYS_AT_ONCE)):
-            bias = None if prefix_bias is None else prefix_bias[..., part]
-            keys = (grad, q, k[:, :, part], v[:, :, part], out, lse, 0.0, False)
-            dq_part, dk[:, :, part], dv[:, :, part] = FLASH_CPU_BACKWARD(*keys, attn_mask=bias)
-            dq += dq_part
-        rest = (grad, q, k[:, :, split:], v[:, :, split:], out, lse, 0.0, rest_bias is None)
-        dq_part, dk[:, :, split:], dv[:, :, split:] = FLASH_CPU_BACKWARD(*rest, attn_mask=rest_bias)
-        return (dq + dq_part).to(q.dtype), dk, dv, None, None
+def _reads_parts(q: Tensor, rows: TakenRows, mask: AttentionMask) -> bool:
+    """Whether `_sdpa` would end in `lower_right`, outside of what is compiled."""
+    keys = rows.ids.shape[1]
+    at_the_end = mask.causal and mask.pairs is None and 1 < q.shape[2] < keys
+    even = rows.widths[0] == rows.widths[1] and not _missing_channels(q)
+    fused = at_the_end and even and not _keeps_scores(q, keys)
+    return fused and q.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _MatmulAttention(torch.autograd.Function):
@@ -399,10 +347,10 @@ class _MatmulAttention(torch.autograd.Function):
         scores = _product(q, k.transpose(-2, -1))
         if mask.causal:  # the prefix is visible to all
             rest = AttentionMask(causal=True).dense(queries, min(queries, keys), q.device)
-            scores[..., -queries:].add_(_bias(rest, q))  # pyright: ignore[reportArgumentType]
-        for visible in (_rows(mask.keys), mask.pairs):
+            scores[..., -queries:].add_(additive(rest, q))  # pyright: ignore[reportArgumentType]
+        for visible in (mask.every_query, mask.pairs):
             if visible is not None:
-                scores.add_(_bias(visible, q))  # pyright: ignore[reportArgumentType]
+                scores.add_(additive(visible, q))  # pyright: ignore[reportArgumentType]
         probabilities = torch.softmax(scores, -1, out=scores)  # in place: new memory takes longer than the work in it
         ctx.save_for_backward(q, k, v, probabilities)
         return _product(probabilities, v)

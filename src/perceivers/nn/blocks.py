@@ -13,6 +13,7 @@ from perceivers.nn.dropout import Dropout, DropPath
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
 from perceivers.nn.positions import Rotation
+from perceivers.nn.rows import TakenRows
 
 ActivationName = Literal["sq_relu", "gelu_tanh", "gelu", "relu", "silu"]
 
@@ -124,6 +125,8 @@ class CrossAttentionBlock(nn.Module):
         rotate_k: Rotation | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Latents after reading `context`, or its rows `ids`, each of which is then projected once."""
+        if ids is not None and self.attention.spread is None:
+            return self.read_rows(latents, self.rows(context, ids, rotate_k), mask=mask, rotate_q=rotate_q)
         keys, values = self.keys_values(context, rotate_k, ids=ids, queries=latents.shape[1])
         return self.read(latents, keys, values, mask=mask, rotate_q=rotate_q)
 
@@ -140,6 +143,12 @@ class CrossAttentionBlock(nn.Module):
         With the number of `queries` it may be the normed context, see `Attention.keys_values`.
         """
         return self.attention.keys_values(context, rotate, ids=ids, norm=self.norm_context, queries=queries)
+
+    def rows(
+        self, table: Float[Tensor, "vocab context_dim"], ids: Int[Tensor, "batch keys"], rotate: Rotation | None = None
+    ) -> TakenRows:
+        """What latents read of the rows `ids` of `table`, not made yet; for `read_rows`."""
+        return self.attention.rows(table, ids, rotate, norm=self.norm_context)
 
     def read(
         self,
@@ -161,6 +170,21 @@ class CrossAttentionBlock(nn.Module):
             shared=shared,
             norm=self.norm_context,
         )
+        return self._after(latents, read)
+
+    def read_rows(
+        self,
+        latents: Float[Tensor, "batch queries dim"],
+        rows: TakenRows,
+        *,
+        mask: AttentionMask,
+        rotate_q: Rotation | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Latents after reading keys and values as they are taken by id."""
+        read = self.attention.read_rows(self.norm_latents(latents), rows, mask=mask, rotate_q=rotate_q)
+        return self._after(latents, read)
+
+    def _after(self, latents: Tensor, read: Tensor) -> Tensor:
         read = self.dropout(read)
         x = latents + read if self.query_residual else read
         return x + self.dropout(self.feed_forward(self.norm(x)))

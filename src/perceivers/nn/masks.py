@@ -6,8 +6,11 @@ Rows are right-aligned before they reach these functions: the last column is the
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+# Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
+MASKED = -1e30
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,18 @@ class AttentionMask:
     keys: Bool[Tensor, "batch keys"] | None = None
     pairs: Bool[Tensor, "#batch queries keys"] | None = None
 
+    @property
+    def every_query(self) -> Bool[Tensor, "batch 1 keys"] | None:
+        """Real keys, in a row for all queries."""
+        return None if self.keys is None else self.keys[:, None]
+
     def dense(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "#batch queries keys"] | None:
         """All conditions as one boolean matrix, or None where every pair is visible."""
         mask = None
         if self.causal:
             mask = causal_mask(queries, keys, device=device)[None]
-        if self.keys is not None:
-            mask = self.keys[:, None] if mask is None else mask & self.keys[:, None]
+        if (real := self.every_query) is not None:
+            mask = real if mask is None else mask & real
         if self.pairs is not None:
             mask = self.pairs if mask is None else mask & self.pairs
         return None if mask is None else mask.expand(-1, queries, -1)
@@ -59,6 +67,13 @@ class AttentionMask:
             return AttentionMask(causal=True, keys=real, pairs=pairs)
         rest = causal_mask(queries, keys, device=device)[None, :, start:stop]
         return AttentionMask(keys=real, pairs=rest if pairs is None else pairs & rest)
+
+
+def additive(visible: Bool[Tensor, "#b #q k"] | None, like: Tensor) -> Float[Tensor, "#b 1 #q k"] | None:
+    """What is added to the scores: 0 where visible, `MASKED` elsewhere; None where all are visible."""
+    if visible is None:
+        return None
+    return torch.zeros_like(visible, dtype=like.dtype).masked_fill_(~visible, MASKED)[:, None]
 
 
 def causal_mask(queries: int, keys: int, *, block: int = 1, device: torch.device) -> Bool[Tensor, "queries keys"]:

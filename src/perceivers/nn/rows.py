@@ -4,6 +4,7 @@ Letters: b batch, n tokens, h heads, d channels of a head.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -43,67 +44,82 @@ class _TakeRows(torch.autograd.Function):
         return summed, None
 
 
-def take_keys_values(
-    table: Float[Tensor, "ids both"],
-    ids: Int[Tensor, "b n"],
-    *,
-    heads: int,
-    widths: tuple[int, int],
-    rotate: Rotation | None,
-) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n dv"]]:
-    """Keys, turned, and values of each token from those of each id, side by side in `table`.
+@dataclass(frozen=True)
+class TakenRows:
+    """Keys, turned, and values of tokens, which follow from their ids; made when they are read, and not kept."""
 
-    On a CPU in pieces: a piece is taken, turned and written, and backward turned back and summed by id, without arrays
-    of the context's size but what attention reads and its gradients.
+    table: Float[Tensor, "ids both"]
+    """A row for each id: keys of all heads, then values."""
+    ids: Int[Tensor, "b n"]
+    """Of the tokens."""
+    heads: int
+    """Of keys and of values."""
+    widths: tuple[int, int]
+    """Channels of keys and of values, all heads together."""
+    rotate: Rotation | None = None
+    """Turns keys by their positions; None for not at all."""
 
-    Args:
-        table: A row for each id: keys of all heads, then values.
-        ids: Of the tokens.
-        heads: Of keys and of values.
-        widths: Channels of keys and of values, all heads together.
-        rotate: Turns keys by their positions; None for not at all.
-    """
-    if table.device.type == "cpu" and not torch.compiler.is_compiling():
-        taken: tuple[Tensor, Tensor] = _TakeKeysValues.apply(table, ids, heads, widths, rotate)  # pyright: ignore
-        return taken
-    k, v = (_split_heads(part, heads) for part in take_rows(table, ids).split(widths, -1))
-    return (k if rotate is None else rotate(k)), v
+    def whole(self) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b h n dv"]]:
+        """All of them.
+
+        On a CPU in pieces: a piece is taken, turned and written, and backward turned back and summed by id, without
+        arrays of the context's size but keys, values and their gradients.
+        """
+        if self.table.device.type == "cpu" and not torch.compiler.is_compiling():
+            taken: tuple[Tensor, Tensor] = _TakeKeysValues.apply(self.table, self)  # pyright: ignore
+            return taken
+        return self._of(take_rows(self.table, self.ids), self.rotate)
+
+    def columns(self, columns: slice) -> tuple[Float[Tensor, "b h _ d"], Float[Tensor, "b h _ dv"]]:
+        """Those of some columns; without gradients."""
+        rotate = None if self.rotate is None else self.rotate.columns(columns)
+        return self._of(F.embedding(self.ids[:, columns], self.table), rotate)
+
+    def add(
+        self,
+        sums: Float[Tensor, "ids both"],
+        columns: slice,
+        keys: Float[Tensor, "b h _ d"],
+        values: Float[Tensor, "b h _ dv"],
+    ) -> None:
+        """Add the gradients of some columns' keys and values to those of their ids, in the precision of `sums`."""
+        keys, values = keys.to(sums.dtype), values.to(sums.dtype)
+        if self.rotate is not None:
+            keys = self.rotate.columns(columns).back()(keys)
+        rows = torch.cat([x.transpose(1, 2).flatten(2) for x in (keys, values)], -1)
+        _add_rows(sums, self.ids[:, columns], rows)
+
+    def _of(self, rows: Float[Tensor, "b n both"], rotate: Rotation | None) -> tuple[Tensor, Tensor]:
+        k, v = (split_heads(part, self.heads) for part in rows.split(self.widths, -1))
+        return (k if rotate is None else rotate(k)), v
+
+    def pieces(self) -> Iterator[slice]:
+        """Columns that are worked on together."""
+        size = max(1, PIECE // (self.table.shape[1] * len(self.ids)))
+        return (slice(start, start + size) for start in range(0, self.ids.shape[1], size))
 
 
-def _split_heads(x: Float[Tensor, "b n hd"], heads: int) -> Float[Tensor, "b h n d"]:
+def split_heads(x: Float[Tensor, "b n hd"], heads: int) -> Float[Tensor, "b h n d"]:
+    """Channels as heads."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class _TakeKeysValues(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table, ids, heads, widths, rotate):
-        ctx.save_for_backward(ids, *(() if rotate is None else (rotate.cos, rotate.sin)))
-        ctx.table, ctx.turning = table.shape, None if rotate is None else rotate.heads
-        k, v = (_split_heads(table.new_empty(*ids.shape, width), heads) for width in widths)
-        for piece in _pieces(ids, table.shape[1]):
-            taken = (_split_heads(x, heads) for x in F.embedding(ids[:, piece], table).split(widths, -1))
-            keys, v[:, :, piece] = taken
-            k[:, :, piece] = keys if rotate is None else rotate.columns(piece)(keys)
+    def forward(ctx, table, rows):
+        ctx.rows = rows
+        k, v = (split_heads(table.new_empty(*rows.ids.shape, width), rows.heads) for width in rows.widths)
+        for piece in rows.pieces():
+            k[:, :, piece], v[:, :, piece] = rows.columns(piece)
         return k, v
 
     @staticmethod
     def backward(ctx, grad_k, grad_v):
-        ids, *turn = ctx.saved_tensors
-        back = Rotation(turn[0], turn[1], ctx.turning).back() if turn else None
-        wide = torch.promote_types(grad_k.dtype, torch.float32)
-        summed = grad_k.new_zeros(ctx.table, dtype=wide)
-        for piece in _pieces(ids, ctx.table[1]):
-            keys = grad_k[:, :, piece].to(wide)
-            keys = keys if back is None else back.columns(piece)(keys)
-            rows = torch.cat([x.transpose(1, 2).flatten(2) for x in (keys, grad_v[:, :, piece].to(wide))], -1)
-            _add_rows(summed, ids[:, piece], rows)
-        return summed.to(grad_k.dtype), None, None, None, None
-
-
-def _pieces(ids: Int[Tensor, "b n"], width: int) -> Iterator[slice]:
-    """Columns that are worked on together."""
-    size = max(1, PIECE // (width * len(ids)))
-    return (slice(start, start + size) for start in range(0, ids.shape[1], size))
+        rows = ctx.rows
+        sums = grad_k.new_zeros(rows.table.shape, dtype=torch.promote_types(grad_k.dtype, torch.float32))
+        for piece in rows.pieces():
+            rows.add(sums, piece, grad_k[:, :, piece], grad_v[:, :, piece])
+        return sums.to(grad_k.dtype), None
 
 
 def _add_rows(table: Float[Tensor, "ids dim"], ids: Int[Tensor, "*shape"], rows: Float[Tensor, "*shape dim"]) -> None:

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from perceivers.nn.attention import MASKED, Part, merge, partial_attention
-from perceivers.nn.masks import AttentionMask
+from perceivers.nn.masks import MASKED, AttentionMask
+from perceivers.nn.partial import Part, merge, partial_attention
 
 CHUNK = 4096
 """Keys whose scores exist at once."""

@@ -1,8 +1,8 @@
 """Checkpoints: weights, optimiser and one integer, each whole or absent.
 
 A checkpoint is a directory `checkpoints/step-00000500` with model.safetensors, optimizer.safetensors and state.json. It
-is written under a hidden name, flushed to disk and renamed, and gets a hidden name again before it is removed, so a name
-that exists is complete; the newest two are kept.
+is written under a hidden name, flushed to disk and renamed, and hidden again before it is removed: what has the name is
+complete. The newest two are kept.
 """
 
 import json

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from perceivers.models.config import ModelConfig
-from perceivers.models.cost import TrainingMemory, count_parameters, forward_flops, parts, training_memory
+from perceivers.models.cost import (
+    ALLOCATOR_SHARE,
+    TrainingMemory,
+    count_parameters,
+    forward_flops,
+    parts,
+    training_memory,
+)
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.train.config import CrossEntropy, ParallelConfig, TrainConfig
 
@@ -147,11 +154,12 @@ def _memory(config: TrainConfig, model: ModelConfig, rows: int, *, bfloat16: boo
         return alone
     every, layers = _parameters(config.model)
     rest, kept = every - layers * _depth(config.model), every / parallel.fsdp
-    if parallel.fsdp > 1:  # two layers at a time, and what is no layer, of which products need copies in bfloat16
-        gathered = 2 * layers * (2 if bfloat16 else 4) + rest * (6 if bfloat16 else 4)
+    two = 2 * ALLOCATOR_SHARE * layers  # at a time
+    if parallel.fsdp > 1:  # and what is no layer, of which products need copies in bfloat16
+        gathered = two * (2 if bfloat16 else 4) + rest * (6 if bfloat16 else 4)
     else:
         gathered = every * (2 if bfloat16 else 0)
-    gradients = every if config.accumulate > 1 else kept + rest + 2 * layers
+    gradients = every if config.accumulate > 1 else kept + rest + two
     chunks = 0
     if parallel.cp > 1 and isinstance(model, PerceiverARConfig):
         chunks = rows * model.num_latents * model.cross_heads * CHUNK_WORK
