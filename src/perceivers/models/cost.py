@@ -282,8 +282,7 @@ def _context_memory(config: PerceiverARConfig, *, rows: int, size: int, cpu: boo
     m, n = _lengths(config, training=True)
     e, c, inputs = config.embedding_dim, config.cross_dim, rows * m
     cross_attends = config.initial_cross_attend + len(config.extra_cross_attends)
-    rotary = isinstance(config.positions, RotaryPositions)
-    by_id = rotary and config.vocab_size < inputs
+    by_id = isinstance(config.positions, RotaryPositions) and config.vocab_size < inputs
     table = config.vocab_size * 2 * c * size  # keys and values of each id
     if by_id and cpu and not scores and n < m:
         kept, work = table, 0
@@ -294,7 +293,7 @@ def _context_memory(config: PerceiverARConfig, *, rows: int, size: int, cpu: boo
     kept *= cross_attends
     if not work:  # forward and backward have some columns at a time
         kept += TAKEN_WORK * rows * min(m, max(LEAST_COLUMNS, KEYS_AT_ONCE // rows)) * c * size
-    if rotary:  # cosines and sines of the angles by which keys turn, in float32
+    if isinstance(config.positions, RotaryPositions):  # cosines and sines of the angles by which keys turn, in float32
         kept += inputs * 2 * 4 * config.positions.channels(c // config.cross_heads)
     kept += inputs * (8 if by_id else 4 * e)  # ids, or their embedding in float32
     return kept, work if cross_attends else 0

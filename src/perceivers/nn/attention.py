@@ -10,8 +10,8 @@ Back ends, equal within rounding:
 
 `auto` is `sdpa`, which chooses by device, type and shape:
 
-- on a CPU, queries at the end of the keys (a cross-attend): a fused call for the prefix, which all read, and one for the
-  causal rest, merged by their log-sum-exp, so that no mask exists (`perceivers.nn.partial`); keys and values that
+- on a CPU, queries at the end of the keys (a cross-attend): a fused call for the prefix, which all read, and one for
+  the causal rest, merged by their log-sum-exp, so that no mask exists (`perceivers.nn.partial`); keys and values that
   follow from ids are taken some columns at a time;
 - on a CPU, training in bfloat16 with at most `KEPT_SCORES` scores: two products that keep the probabilities;
 - elsewhere, rows of one length: the fused kernel for `causal_lower_right`; of different lengths: a mask.
