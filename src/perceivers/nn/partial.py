@@ -46,7 +46,7 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> P
     queries, keys = q.shape[2], k.shape[2]
     if q.device.type == "cpu" and mask.pairs is None:
         if mask.causal and queries > 1:
-            return _forward(q, keys, partial(_columns, k, v), _biases(q, keys, mask.keys), whole=True)
+            return _forward(q, keys, partial(_columns, k, v), _biases(q, keys, mask.keys), at_once=keys)
         return FLASH_CPU(q, k, v, attn_mask=additive(mask.every_query, q))
     scores = (q @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
     if (visible := mask.dense(queries, keys, q.device)) is not None:
@@ -102,11 +102,11 @@ def _columns(k: Tensor, v: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
     return k[:, :, columns], v[:, :, columns]
 
 
-def _forward(q: Tensor, keys: int, take: Take, biases: Biases, *, whole: bool) -> Part:
+def _forward(q: Tensor, keys: int, take: Take, biases: Biases, *, at_once: int) -> Part:
     prefix_bias, rest_bias = biases
     split = keys - q.shape[2]
     part = FLASH_CPU(q, *take(slice(split, keys)), 0.0, rest_bias is None, attn_mask=rest_bias)
-    for columns in [slice(0, split)] * (split > 0) if whole else _parts(split, len(q)):
+    for columns in _parts(split, at_once):
         wide = part[0].to(part[1].dtype), part[1]
         part = merge(wide, FLASH_CPU(q, *take(columns), attn_mask=_of(prefix_bias, columns)))
     return part[0].to(q.dtype), part[1]
@@ -117,7 +117,7 @@ def _backward(grad: Tensor, q: Tensor, part: Part, keys: int, take: Take, give: 
     prefix_bias, rest_bias = biases
     split = keys - q.shape[2]
     total = torch.zeros_like(q, dtype=part[1].dtype)
-    for columns in _parts(split, len(q)):
+    for columns in _parts(split, _at_once(q)):
         bias = _of(prefix_bias, columns)
         dq, dk, dv = FLASH_CPU_BACKWARD(grad, q, *take(columns), *part, 0.0, False, attn_mask=bias)
         give(columns, dk, dv)
@@ -128,8 +128,11 @@ def _backward(grad: Tensor, q: Tensor, part: Part, keys: int, take: Take, give: 
     return (total + dq).to(q.dtype)
 
 
-def _parts(stop: int, rows: int) -> Iterator[slice]:
-    size = max(LEAST_COLUMNS, KEYS_AT_ONCE // rows)
+def _at_once(q: Tensor) -> int:
+    return max(LEAST_COLUMNS, KEYS_AT_ONCE // len(q))
+
+
+def _parts(stop: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, stop)) for start in range(0, stop, size))
 
 
@@ -140,7 +143,7 @@ def _of(bias: Tensor | None, columns: slice) -> Tensor | None:
 class _MergedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, prefix_bias, rest_bias):
-        part = _forward(q, k.shape[2], partial(_columns, k, v), (prefix_bias, rest_bias), whole=True)
+        part = _forward(q, k.shape[2], partial(_columns, k, v), (prefix_bias, rest_bias), at_once=k.shape[2])
         ctx.save_for_backward(q, k, v, *part, prefix_bias, rest_bias)
         return part[0]
 
@@ -159,7 +162,7 @@ class _MergedAttention(torch.autograd.Function):
 class _RowsAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, table, rows, biases):
-        part = _forward(q, rows.ids.shape[1], rows.columns, biases, whole=False)
+        part = _forward(q, rows.ids.shape[1], rows.columns, biases, at_once=_at_once(q))
         ctx.save_for_backward(q, *part)
         ctx.rows, ctx.biases = rows, biases
         return part[0]
