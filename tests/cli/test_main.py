@@ -65,12 +65,18 @@ def test_large_tensors_of_the_command_lie_in_large_pages() -> None:
         assert kilobytes(THP_MEM_ALLOC_ENABLE="0") < 2**16
 
 
-def test_reader_that_has_seen_enough() -> None:
-    """As in `perceivers presets | head -0`."""
+@pytest.mark.parametrize("args", [["presets"], ["presets", "--help"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "at once"])
+def test_reader_that_has_seen_enough(args: list[str], unbuffered: str) -> None:
+    """As in `perceivers presets | head -0`, whenever Python writes what was printed."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "perceivers.cli.main", "presets"], stdout=write, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-m", "perceivers.cli.main", *args],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     os.close(write)
     assert done.stderr == b""

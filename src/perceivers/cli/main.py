@@ -49,7 +49,10 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
-        return _run(args)
+        try:
+            return _run(args)
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends, a reader that has gone is noticed
     except SystemExit as stop:  # of the parser, which has said why
         return stop.code if isinstance(stop.code, int) else FAILED
     except KeyboardInterrupt:
