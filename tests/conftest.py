@@ -1,5 +1,29 @@
 """Run every test with checked shapes: jaxtyping annotations are enforced by beartype."""
 
+from typing import Any
+
+import pytest
 from jaxtyping import install_import_hook
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 install_import_hook("perceivers", "beartype.beartype")
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation returned, forward and backward."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.fixture
+def largest_tensor() -> type[LargestTensor]:
+    """What a test records with: `with largest_tensor() as seen: ...`, then `seen.elements`."""
+    return LargestTensor

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from perceivers.models.ecp import (
@@ -254,26 +253,13 @@ def test_dropout_in_training_alone() -> None:
     assert not torch.equal(model(row), model(row))
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that any operation returned, forward and backward."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
-
-
 @pytest.mark.parametrize("backend", ["reference", "sdpa"])
-def test_no_matrix_of_the_whole_input(backend: Any) -> None:
+def test_no_matrix_of_the_whole_input(backend: Any, largest_tensor: Any) -> None:
     """Nothing that ever exists has n x n numbers, and work grows as the input does."""
     sizes, work = [], []
     for seq_len in (509, 1013):
         model = ECP(replace(CLEAN, vocab_size=31, segment_len=7, depth=1, dim=4, heads=1, backend=backend))
-        with LargestTensor() as seen:
+        with largest_tensor() as seen:
             model(tokens(1, seq_len)).sum().backward()
         sizes.append(seen.elements)
         with FlopCounterMode(display=False) as counted:

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import (
@@ -369,28 +368,15 @@ def test_errors(options: dict[str, Any], change: dict[str, Any], message: str) -
     assert "\n" not in str(caught.value)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that any operation returned, forward and backward."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
-
-
 @pytest.mark.parametrize("options", [{}, {"positions": TablePositions()}, {"extra_cross_attends": (1,)}], ids=str)
-def test_no_matrix_of_latents_and_inputs_exists_in_training(options: dict[str, Any]) -> None:
+def test_no_matrix_of_latents_and_inputs_exists_in_training(options: dict[str, Any], largest_tensor: Any) -> None:
     seq_len, num_latents = 431, 211
     inputs = rows([seq_len], seq_len)
     inputs.pop("lengths")
     elements = {}
     for backend in ("reference", "sdpa"):
         model = tiny(**options, max_seq_len=seq_len, num_latents=num_latents, backend=backend).float().train()
-        with LargestTensor() as seen:
+        with largest_tensor() as seen:
             model(**inputs).sum().backward()
         elements[backend] = seen.elements
     assert elements["reference"] >= num_latents * seq_len

@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceivers.nn import attention, partial
 from perceivers.nn.attention import attend, attend_rows
@@ -54,27 +53,14 @@ def test_gradients_of_a_long_prefix_are_computed_in_parts(ragged: bool, monkeypa
         torch.testing.assert_close(actual, expected, atol=1e-12, rtol=0)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that any operation returned, forward and backward."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
-
-
 @pytest.mark.parametrize("padded", [False, True])
-def test_no_matrix_of_queries_and_keys_on_the_fast_path(padded: bool) -> None:
+def test_no_matrix_of_queries_and_keys_on_the_fast_path(padded: bool, largest_tensor: Any) -> None:
     queries, keys = 67, 331
     inputs = [torch.randn(1, 1, n, 5, requires_grad=True) for n in (queries, keys, keys)]
     real = length_mask(torch.tensor([301]), keys) if padded else None
     sizes = {}
     for backend in ("reference", "sdpa"):
-        with LargestTensor() as seen:
+        with largest_tensor() as seen:
             attend(*inputs, mask=AttentionMask(causal=True, keys=real), backend=backend).sum().backward()
         sizes[backend] = seen.elements
     assert sizes["reference"] >= queries * keys  # the recorder sees such a matrix where there is one
@@ -141,7 +127,7 @@ def test_rows_that_are_taken_as_a_whole(mask: AttentionMask, queries: int, backe
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_nothing_as_large_as_the_keys_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_as_large_as_the_keys_is_made(monkeypatch: pytest.MonkeyPatch, largest_tensor: Any) -> None:
     """Forward and backward: the largest arrays are the parts."""
     monkeypatch.setattr(partial, "LEAST_COLUMNS", 64)
     monkeypatch.setattr(partial, "KEYS_AT_ONCE", 64)
@@ -150,7 +136,7 @@ def test_nothing_as_large_as_the_keys_is_made(monkeypatch: pytest.MonkeyPatch) -
         "whole": lambda q: attend(q, *rows.whole(), mask=AttentionMask(causal=True)),
         "parts": lambda q: attend_rows(q, rows, mask=AttentionMask(causal=True)),
     }.items():
-        with LargestTensor() as seen:
+        with largest_tensor() as seen:
             derived(read, rows, 5)
         sizes[name] = seen.elements
     assert sizes["whole"] >= 2 * 701 * WIDTHS[1]
