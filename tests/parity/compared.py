@@ -1,11 +1,61 @@
-"""Results beside those of a reference case."""
+"""What a reference case holds, all of it read, and results beside those of the case."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .official import Case
+if TYPE_CHECKING:
+    from .official import Case
+
+
+Value = TypeVar("Value")
+
+
+class Consumed(Mapping[str, Value], Generic[Value]):
+    """A mapping that knows which of its entries nobody has read: what an adapter overlooks fails its test.
+
+    `in` and iteration over names do not count as reading; values do, and so does `skip`, which wants a reason.
+    """
+
+    def __init__(self, entries: Mapping[str, Value]) -> None:
+        self.entries = dict(entries)
+        self.unread = set(entries)
+
+    def __getitem__(self, name: str) -> Value:
+        value = self.entries[name]
+        self.unread.discard(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def below(self, prefix: str) -> dict[str, Value]:
+        """Entries whose names start with `prefix`, without it."""
+        return {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+
+    def skip(self, name: str, *, because: str) -> None:
+        """Leave an entry out, for a reason that a reader of the test accepts."""
+        assert because
+        assert name in self.entries, name
+        self.unread.discard(name)
+
+    @contextmanager
+    def whole(self, *prefixes: str) -> Iterator[None]:
+        """Whatever starts with one of `prefixes` (none: everything) must be read inside."""
+        self.unread = {name for name in self if name.startswith(prefixes or "")}
+        yield
+        assert not self.unread, f"the case holds {sorted(self.unread)}, which its adapter did not read"
 
 
 class Compared:

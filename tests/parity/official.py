@@ -25,6 +25,8 @@ from perceivers.models.perceiver_ar import PerceiverAR, latent_steps
 from perceivers.nn.masks import AttentionMask
 from perceivers.train.objectives import cross_entropy, predict
 
+from .compared import Consumed
+
 DIRECTORY = Path(os.environ.get("PERCEIVERS_GOLDENS") or Path(__file__).parent / "goldens" / "perceiver_ar")
 
 
@@ -39,8 +41,8 @@ class Case:
         return json.loads(self.path.read_text())
 
     @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        return load_file(self.path.with_suffix(".safetensors"))
+    def arrays(self) -> Consumed[np.ndarray]:
+        return Consumed(load_file(self.path.with_suffix(".safetensors")))
 
     @property
     def kind(self) -> str:
@@ -68,7 +70,7 @@ class Case:
 
     def tree(self, prefix: str) -> dict[str, np.ndarray]:
         """Stored arrays below `prefix`, by official name."""
-        return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
+        return self.arrays.below(prefix)
 
     def model(self, dtype: torch.dtype, backend: str, **options: Any) -> PerceiverAR:
         """Our model with the case's parameters; `options` replace official arguments."""
