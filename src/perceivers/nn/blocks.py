@@ -41,7 +41,7 @@ class _SquaredReLU(torch.autograd.Function):
     def forward(ctx, x):
         positive = F.relu(x)
         ctx.save_for_backward(positive)
-        return positive.square()
+        return positive * positive  # autocast on a GPU makes a power of it, in float32
 
     @staticmethod
     def backward(ctx, grad):

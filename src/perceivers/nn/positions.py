@@ -11,16 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-def rotary_frequencies(channels: int, max_wavelength: int) -> Float[Tensor, " bands"]:
-    """Radians a step turns each pair of channels by; float64.
+def rotary_frequencies(
+    channels: int, max_wavelength: int, device: torch.device | None = None
+) -> Float[Tensor, " bands"]:
+    """Radians a step turns each pair of channels by; float64, made on `device`, as a copy would wait for a GPU.
 
     As in the reference: exponents run from 0 to exactly 1, so the slowest pair turns by 1 / `max_wavelength`
     (`_make_rotation_matrices`, perceiver_ar_model.py); the usual formula stops one band short of it.
     """
     bands = channels // 2
-    exponents = torch.linspace(0, 1, bands, dtype=torch.float64) if bands > 1 else torch.zeros(bands).double()
-    # The reference computes (2 / channels) * linspace(0, bands, bands).
-    return max_wavelength**-exponents
+    # The reference computes (2 / channels) * linspace(0, bands, bands); of one band it is 0 here too.
+    return max_wavelength ** -torch.linspace(0, 1, bands, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Rotation:
             heads: Heads that turn; None for all.
             dtype: Of the model; angles are float64 and their cosines at least float32.
         """
-        return cls.by(positions, rotary_frequencies(channels, max_wavelength), heads=heads, dtype=dtype)
+        return cls.by(
+            positions, rotary_frequencies(channels, max_wavelength, positions.device), heads=heads, dtype=dtype
+        )
 
     @classmethod
     def by(
@@ -68,7 +71,7 @@ class Rotation:
         dtype: torch.dtype = torch.float32,
     ) -> "Rotation":
         """The rotation for `positions` with any `frequencies`: radians a step turns each pair of channels by."""
-        angles = positions[:, None, :, None].double() * frequencies.to(positions.device)
+        angles = positions[:, None, :, None].double() * frequencies
         kept = torch.promote_types(dtype, torch.float32)
         sin = angles.sin()
         signed = torch.stack([-sin, sin], -1).flatten(-2)

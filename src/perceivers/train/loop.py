@@ -107,9 +107,11 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     """
     config, state = run.config, run.state
     torch.manual_seed(step_seed(config.seed, state.step, run.place.reader))
-    group = [next(batches).to(run.device) for _ in range(config.accumulate)]
-    own = sum(count_targets(batch, config.model, config.objective) for batch in group)
-    count = round(float(total(torch.tensor(own, dtype=torch.float32, device=run.device), run.place)))
+    group = [next(batches) for _ in range(config.accumulate)]
+    own = sum(count_targets(batch, config.model, config.objective) for batch in group)  # before a GPU has them
+    count = own
+    if not run.place.alone:
+        count = round(float(total(torch.tensor(own, dtype=torch.float32, device=run.device), run.place)))
     # Gradients of several processes are averaged, and a step's are a sum over all rows.
     scale = run.place.readers / (count if config.optim.reduction == "mean" else 1)
     losses: list[Loss] = []
@@ -117,12 +119,14 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         if isinstance(run.model, FSDPModule):
             run.model.set_requires_gradient_sync(i == len(group) - 1)
         with autocast(run.device, config.precision):
-            loss = objective_loss(run.model, batch, config.objective)
+            loss = objective_loss(run.model, batch.to(run.device), config.objective)
         (loss.sum * scale).backward()
         losses.append(loss.detach())
     summed = sum(losses[1:], losses[0]).reduced(lambda values: total(values, run.place))
-    grad_norm, lr = float(clip_gradients(run.model, config.optim.max_grad_norm)), run.lr
-    if not math.isfinite(grad_norm) or not math.isfinite(float(summed.sum)):
+    norm, lr = clip_gradients(run.model, config.optim.max_grad_norm), run.lr
+    # Read together: each number that is read waits for a GPU.
+    grad_norm, loss_sum, *shown = torch.stack([norm.to(summed.sum), summed.sum, *summed.shown.values()]).tolist()
+    if not math.isfinite(grad_norm) or not math.isfinite(loss_sum):
         raise TrainingError(_not_finite(run, grad_norm))
     for parameters in run.optimizer.param_groups:
         parameters["lr"] = lr
@@ -131,7 +135,7 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         state.step += 1
         state.tokens += count
     run.optimizer.zero_grad()
-    values = {f"train/{name}": float(value) / count for name, value in summed.shown.items()}
+    values = {f"train/{name}": value / count for name, value in zip(summed.shown, shown, strict=True)}
     return values | {"train/grad_norm": grad_norm, "train/lr": lr}
 
 
