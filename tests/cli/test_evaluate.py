@@ -1,13 +1,15 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from perceivers.data.tokens import TokenStore
 from perceivers.evaluate.likelihood import score
-from perceivers.generate.loaded import load
+from perceivers.generate.loaded import Loaded, load
 
 from .conftest import TINY, Command, write_store
 
@@ -30,7 +32,7 @@ def test_numbers_as_json(command: Command, text_run: Path, text_store: Path) -> 
 def test_table(command: Command, text_run: Path, text_store: Path) -> None:
     done = command("evaluate", text_run, "--split", "validation", "--stride", 2)
     assert done.code == 0
-    assert f"{text_run} on the validation split of {text_store}: 2 documents, 62 bytes tokens" in done.out
+    assert f"{text_run} on the validation split of {text_store}: 2 documents, 62 bytes with their ends\n" in done.out
     assert "windows of 13 inputs that score 2: each token has the 11 before it in view" in done.out
     for row in ("nats a token", "95 %: ", "bits a byte", "perplexity a token", "most likely token is right", "0 to on"):
         assert row in done.out
@@ -40,6 +42,40 @@ def test_music_has_no_bytes(command: Command, music_run: Path) -> None:
     done = command("evaluate", music_run)
     assert done.code == 0
     assert "bits a byte" not in done.out
+    assert "2 documents, 46 events with their ends\n" in done.out
+
+
+def test_one_document_says_nothing_of_others(command: Command, text_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts/test").mkdir(parents=True)
+    (tmp_path / "texts/test/a.txt").write_text("some held-out words")
+    assert command("prepare", "text", tmp_path / "texts", "--out", tmp_path / "store").code == 0
+    args = ["evaluate", text_run, "--data", tmp_path / "store"]
+    assert json.loads(command(*args, "--json").out)["nats_per_token_95"] is None
+    shown = command(*args).out
+    assert "1 document, 20 bytes with their ends\n" in shown
+    assert re.search(r"nats a token +[0-9.]+ +one document\n", shown)
+
+
+@pytest.mark.parametrize("factor", [1e4, torch.inf])
+def test_a_model_whose_numbers_overflow(command: Command, text_run: Path, tmp_path: Path, factor: float) -> None:
+    """Its scores are there, as far as they are numbers, and the JSON is valid."""
+    model = load(text_run).model
+    torch.manual_seed(0)
+    model.get_parameter("logits.weight").data.normal_(0, 1).mul_(factor)
+    Loaded(model, "bytes").save_pretrained(tmp_path)
+    store = json.loads((text_run / "data.json").read_text())["path"]
+    done = command("evaluate", tmp_path, "--data", store, "--json")
+    assert "NaN" not in done.out
+    assert "Infinity" not in done.out
+    result = json.loads(done.out)
+    assert (result["documents"], result["perplexity"]) == (2, None)
+    if factor == torch.inf:
+        assert (done.code, result["nats_per_token"]) == (1, None)
+        assert "what it predicts is not a number (NaN), and so are nats_per_token, " in done.err
+    else:
+        assert (done.code, done.err) == (0, "")
+        assert result["nats_per_token"] > 709
+        assert re.search(r"perplexity a token +inf\n", command("evaluate", tmp_path, "--data", store).out)
 
 
 def test_other_data(command: Command, text_run: Path, tmp_path: Path) -> None:

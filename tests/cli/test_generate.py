@@ -13,7 +13,7 @@ from perceivers.data.music import seconds, write_midi
 from perceivers.generate import loaded
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.decode import Step, decode
-from perceivers.generate.loaded import load
+from perceivers.generate.loaded import Loaded, load
 
 from .conftest import Command
 
@@ -48,6 +48,34 @@ def test_text_goes_to_the_screen(command: Command, text_run: Path, monkeypatch: 
     new = load(text_run).generate("wörter", max_tokens=9, sampling=SamplingConfig(seed=5))
     assert done.code == 0
     assert done.out == bytes([*"wörter".encode(), *new]).decode(errors="replace") + "\n"
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", "wörter.", "x" * 300, "Wait... what? a.txt", "42"])
+def test_a_prompt_is_text_where_the_model_reads_text(command: Command, text_run: Path, prompt: str) -> None:
+    done = command("generate", text_run, "--prompt", prompt, "--max-tokens", 3, "--device", "cpu")
+    assert done.code == 0
+    assert done.out.startswith(prompt)
+
+
+def test_a_prompt_is_a_file_where_there_is_one(
+    command: Command, text_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my words.txt").write_text("abc")
+    assert command("generate", text_run, "--prompt", "my words.txt", "--max-tokens", 3).out.startswith("abc")
+
+
+def test_bytes_of_another_locale_are_read_as_they_are(command: Command, text_run: Path) -> None:
+    prompt = "wört".encode().decode("ascii", "surrogateescape")
+    assert command("generate", text_run, "--prompt", prompt, "--max-tokens", 1).out.startswith("wört")
+
+
+def test_ids_are_a_prompt_too(command: Command, text_run: Path, tmp_path: Path) -> None:
+    Loaded(load(text_run).model, "ids").save_pretrained(tmp_path / "ids")
+    done = command("generate", tmp_path / "ids", "--prompt", "7 11 13", "--max-tokens", 3)
+    assert (done.code, done.out[:8]) == (0, "7 11 13 ")
+    done = command("generate", tmp_path / "ids", "--prompt", "seven")
+    assert (done.code, "--prompt 'seven': needs integers with white space between" in done.err) == (2, True)
 
 
 def test_all_files_of_text(command: Command, text_run: Path, tmp_path: Path) -> None:
@@ -245,6 +273,58 @@ def test_ctrl_c_keeps_what_is_there(
     assert "stopped after 4 tokens" in done.err
 
 
+def test_an_error_keeps_what_is_there(
+    command: Command, text_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_come(monkeypatch, [*b"xyz"], then=FloatingPointError("not a number"))
+    done = command("generate", text_run, "--out", tmp_path / "new.txt")
+    assert (done.code, (tmp_path / "new.txt").read_bytes()) == (1, b"xyz")
+    assert done.err.endswith("perceivers: stopped after 3 tokens\nperceivers: error: not a number\n")
+    rows_come(monkeypatch, [], then=FloatingPointError("not a number"))
+    done = command("generate", text_run, "--out", tmp_path / "none.txt")
+    assert (done.code, (tmp_path / "none.txt").exists()) == (1, False)
+
+
+@pytest.mark.parametrize("order", [(".png", ".mid", ".npy"), (".npy", ".mid", ".png")])
+def test_a_file_that_fails_keeps_none_of_the_others_back(
+    command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    """A rest has no note to draw, and the samples with notes are drawn nevertheless."""
+    rows_come(monkeypatch, [256 + 39] * 3, [60, 256 + 39, 128 + 60])
+    outs = [word for suffix in order for word in ("--out", tmp_path / f"a{suffix}")]
+    done = command("generate", music_run, "--samples", 2, "--max-tokens", 3, *outs)
+    assert done.code == 1
+    assert f"perceivers: error: {tmp_path}/a-1.png was not written: there is no note to draw in 3 events\n" in done.err
+    names = ["a-1.mid", "a-1.npy", "a-2.mid", "a-2.npy", "a-2.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert sorted(done.out.splitlines()) == [f"wrote {tmp_path}/{name}" for name in names]
+
+
+def test_packages_are_missed_before_the_work(
+    command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perceivers.generate.files.find_spec", lambda name: None)
+    done = command("generate", music_run, "--out", tmp_path / "a.npy", "--out", tmp_path / "a.mid")
+    assert (done.code, list(tmp_path.iterdir())) == (2, [])
+    assert f"{tmp_path}/a.mid: writing it needs symusic: pip install 'perceivers[music]'" in done.err
+
+
+def test_weights_that_are_no_numbers(command: Command, text_run: Path, tmp_path: Path) -> None:
+    model = load(text_run).model
+    model.get_parameter("logits.bias").data[3] = torch.nan
+    Loaded(model, "bytes").save_pretrained(tmp_path)
+    for name in ("generate", "evaluate", "predict"):
+        done = command(name, tmp_path, *(["x"] if name == "predict" else []))
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"perceivers: error: {tmp_path}: its weights are not numbers (NaN in logits.bias)")
+    model.get_parameter("logits.bias").data[3] = torch.inf
+    Loaded(model, "bytes").save_pretrained(tmp_path)
+    for temperature in (0, 1):
+        done = command("generate", tmp_path, "--max-tokens", 3, "--temperature", temperature)
+        assert done.code == 1
+        assert "what the model predicts is not a number (NaN)" in done.err
+
+
 def test_ctrl_c_stops_music(command: Command, music_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is told that it is short."""
     rows_come(monkeypatch, [60, 256 + 9], then=KeyboardInterrupt())
@@ -275,7 +355,12 @@ def test_ctrl_c_stops_music(command: Command, music_run: Path, tmp_path: Path, m
         (["TEXT", "--refill", "3", "--num-latents", "3"], "refill=3 must be less than num_latents=3"),
         (["TEXT", "--prompt-latents", "6"], "prompt_latents=6 must lie in 1..5"),
         (["TEXT", "--samples", "0"], "--samples 0 must be at least 1"),
-        (["TEXT", "--samples", "2"], "--samples 2 must be at least 1, and more than 1 need files: --out new.txt"),
+        (["TEXT", "--samples", "2"], "--samples 2 needs a file name to number: --out new.txt writes new-1.txt, new-2"),
+        (["TEXT", "--prompt", "texts/opening"], "texts/opening: a prompt for a model of 'bytes' tokens ends in"),
+        (
+            ["MUSIC", "--prompt", "Once upon", "--out", "x.mid"],
+            "--prompt 'Once upon': text can't prompt a model of music",
+        ),
         (["TEXT", "--prompt", "-", "--prompt-tokens", "11", "--strict"], "shorten it with --prompt-tokens 9, or leave"),
         (["TEXT", "--max-tokens", "0"], "--max-tokens 0 must be at least 1"),
         (["TEXT", "--seconds", "3"], "--seconds is for music"),

@@ -117,13 +117,35 @@ def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: P
         (language_run, "a__", "--top", 0): "--top 0 must be at least 1",
         (language_run, "a__", "--split", "test"): "--split and --out are for pictures",
         (language_run,): "name something to predict: perceivers predict",
-        (next_run, "a__"): "reads 'bytes' and predicts what comes next: perceivers generate",
+        (next_run, "a__"): "reads 'bytes', for which there is no command: take perceivers.load in Python",
     }
     for arguments, message in cases.items():
         done = command("predict", *arguments, "--device", "cpu")
         assert done.code == 2
         assert message in done.err
         assert done.err.count("\n") == 1
+
+
+def test_a_text_that_fails_keeps_none_of_the_others_back(command: Command, language_run: Path) -> None:
+    inputs = ["ab__c", "no blank", "nowhere.txt", "xy__"]
+    done = command("predict", language_run, *inputs, "--json", "--device", "cpu")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 2
+    results = json.loads(done.out)["predictions"]
+    assert [result.get("input") for result in results] == [None, "no blank", "nowhere.txt", None]
+    assert results[3]["text"].startswith("xy")
+    done = command("predict", language_run, *inputs, "--device", "cpu")
+    assert (done.code, done.out.count("  blank 1  ")) == (2, 2)
+
+
+def test_who_generates_and_who_predicts(command: Command, text_run: Path, language_run: Path, tmp_path: Path) -> None:
+    done = command("predict", text_run, "a__")
+    assert (done.code, done.out) == (2, "")
+    assert f"predicts what comes next: perceivers generate {text_run}\n" in done.err
+    (tmp_path / "my run").symlink_to(language_run)
+    done = command("generate", tmp_path / "my run")
+    assert (done.code, done.out) == (2, "")
+    assert f"perceivers predict '{tmp_path}/my run' INPUT\n" in done.err
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(3, "L"), (1, "RGB")])

@@ -44,6 +44,22 @@ def test_an_interval_prints_on_one_line() -> None:
     assert str(Interval(1.25, 1.125, 1.5)) == "1.25 [1.125, 1.5]"
 
 
+def test_one_document_leaves_no_interval() -> None:
+    one = mean_with_interval([3.0], [2])
+    assert (one.value, one.ends, str(one)) == (1.5, None, "1.5 (no interval)")
+    assert mean_with_interval([3.0, 4.0], [2, 2]).ends is not None
+    both = paired_bootstrap([3.0], [4.0], [2])
+    assert (both.difference.value, both.difference.ends, both.percent_fewer.ends) == (-0.5, None, None)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_what_is_no_number_leaves_no_interval(bad: float) -> None:
+    found = mean_with_interval([3.0, bad], [1, 1])
+    assert (str(found.value), found.ends) == (str(bad), None)
+    assert paired_bootstrap([3.0, bad], [1.0, 2.0], [1, 1]).percent_fewer.ends is None
+    assert paired_bootstrap([3.0, bad], [bad, bad], [1, 1]).difference.ends is None
+
+
 def test_lengths_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"one value for each document, got \[2, 3\] values"):
         mean_with_interval([1.0, 2.0], [1, 1, 1])

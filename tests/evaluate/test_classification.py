@@ -36,6 +36,11 @@ def test_counts_and_nats() -> None:
     assert score.standard_error == pytest.approx((0.6 * 0.4 / 5) ** 0.5)
 
 
+def test_one_picture_says_nothing_of_others() -> None:
+    score = score_classes(ByBrightness(), split([0, 1, 0, 0, 1]), PictureConfig(), max_pictures=1, precision="float32")
+    assert (score.pictures, score.accuracy, score.standard_error) == (1, 1.0, None)
+
+
 def test_some_pictures_evenly_spread() -> None:
     score = score_classes(ByBrightness(), split([0, 1, 0, 0, 1]), PictureConfig(), max_pictures=3, precision="float32")
     assert (score.pictures, score.correct) == (3, 2)

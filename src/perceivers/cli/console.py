@@ -1,12 +1,58 @@
-"""What commands print."""
+"""What commands print, and the streams that it goes to."""
 
+import io
+import json
+import math
+import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+
+def forgiving_streams() -> None:
+    """Let standard output and error replace characters that their encoding lacks, in place of failing midway.
+
+    A terminal of cp1252, or a pipe in an ASCII locale, gets a question mark for each; files are always UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def command_line(*words: object) -> str:
+    """A command that can be pasted into a shell, whatever its words hold."""
+    return shlex.join(map(str, words))
+
+
+def as_json(result: Any) -> str:
+    """A result as one line of valid JSON, where numbers that JSON lacks (inf, NaN) are null."""
+    return json.dumps(_finite(result), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+    return value
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: 1 document, 1,200 documents."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def warn(text: str) -> None:
     """Say something on stderr that the user should know."""
     print(f"perceivers: warning: {text}", file=sys.stderr)
+
+
+def failed(text: str) -> None:
+    """Say on stderr what could not be done, where the rest goes on."""
+    print(f"perceivers: error: {text}", file=sys.stderr)
 
 
 def note(text: str) -> None:

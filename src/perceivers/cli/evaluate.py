@@ -1,6 +1,5 @@
 """`perceivers evaluate`: how likely a model finds data that it was not trained on."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from perceivers.cli import evaluate_io
-from perceivers.cli.console import table
+from perceivers.cli.console import as_json, counted, failed, table
 from perceivers.cli.flags import CONFIG, parse, read_config
 from perceivers.data.config import CopyConfig
 
@@ -26,6 +25,9 @@ masked bytes, classes, hidden pixels, optical flow, for models that predict thes
 
     perceivers evaluate runs/a --data other_store --split validation --json
 """
+
+UNITS = {"bytes": "byte", "performance": "event"}
+"""What a token is, by the model's tokenizer."""
 
 COPY_TOKENS = 2**17
 """About so many tokens of mirrored halves are scored for the copy task."""
@@ -60,13 +62,15 @@ def run(args: Sequence[str]) -> int:
 
     loaded = load(flags.run, device=flags.device)
     if loaded.tokenizer in ("masked_bytes", "pictures", "frames"):
-        result = evaluate_io.score_run(flags, loaded)
-        print(json.dumps(result) if flags.json else evaluate_io.report(result))
-        return 0
-    result = (
-        _copying(flags, loaded) if flags.data is None and loaded.tokenizer == "copy" else _likelihood(flags, loaded)
-    )
-    print(json.dumps(result) if flags.json else report(result))
+        result, words = evaluate_io.score_run(flags, loaded), evaluate_io.report
+    elif flags.data is None and loaded.tokenizer == "copy":
+        result, words = _copying(flags, loaded), report
+    else:
+        result, words = _likelihood(flags, loaded), report
+    print(as_json(result) if flags.json else words(result))
+    if lost := [name for name, value in result.items() if isinstance(value, float) and math.isnan(value)]:
+        failed(f"{flags.run}: what it predicts is not a number (NaN), and so are {', '.join(lost)}")
+        return 1
     return 0
 
 
@@ -106,7 +110,7 @@ def numbers(likelihood: "Likelihood", tokenizer: str) -> dict[str, Any]:
         "documents": documents,
         "tokens": tokens,
         "nats_per_token": likelihood.nats_per_token,
-        "nats_per_token_95": [interval.low, interval.high],
+        "nats_per_token_95": interval.ends,
         "bits_per_token": likelihood.bits_per_token,
         "perplexity": likelihood.perplexity,
         "accuracy": likelihood.accuracy,
@@ -176,12 +180,11 @@ def report(result: dict[str, Any]) -> str:
                 ),
             ]
         )
-    low, high = result["nats_per_token_95"]
     rows = [
         (
             "nats a token",
             f"{result['nats_per_token']:.4f}",
-            f"95 %: {low:.4f} to {high:.4f} (bootstrap over documents)",
+            evaluate_io.interval(result["nats_per_token_95"], result["documents"], "document"),
         ),
         ("bits a token", f"{result['bits_per_token']:.4f}", ""),
         ("perplexity a token", f"{result['perplexity']:.3f}", ""),
@@ -197,7 +200,8 @@ def report(result: dict[str, Any]) -> str:
     ]
     lines = [
         f"{result['run']} on the {result['split']} split of {result['data']}: "
-        f"{result['documents']:,} documents, {result['tokens']:,} {result['tokenizer']} tokens with their ends",
+        f"{counted(result['documents'], 'document')}, "
+        f"{counted(result['tokens'], UNITS.get(result['tokenizer'], 'token'))} with their ends",
         f"windows of {result['max_seq_len']:,} inputs that score {result['stride']:,}: "
         f"each token has the {result['least_context']:,} before it in view, or more, or all of its document",
         "",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perceivers.cli.console import table
+from perceivers.cli.console import counted, table
 from perceivers.cli.flags import CONFIG, read_config
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
@@ -101,10 +101,19 @@ def _flow(loaded: "Loaded", store: Any, data: WarpConfig, split: str, how: dict[
         "photos": score.photos,
         "pairs": score.pairs,
         "end_point_error": score.end_point_error,
-        "end_point_error_95": [score.interval.low, score.interval.high],
+        "end_point_error_95": score.interval.ends,
         "zero_flow": score.zero_flow,
     }
 
+
+COUNTS = {
+    "documents": "document",
+    "masked_bytes": "masked byte",
+    "photos": "photo",
+    "pairs": "pair",
+    "pictures": "picture",
+}
+"""What was scored, one of each in words."""
 
 WORDS = {
     "bits_per_masked_byte": "bits a masked byte",
@@ -124,17 +133,24 @@ WORDS = {
 
 def report(result: dict[str, Any]) -> str:
     """The same for people."""
-    counts = ("documents", "masked_bytes", "photos", "pairs", "pictures")
-    what = ", ".join(f"{result[name]:,} {name.replace('_', ' ')}" for name in counts if name in result)
+    what = ", ".join(counted(result[name], words) for name, words in COUNTS.items() if name in result)
     rows = [(words, f"{result[name]:.4f}", _spread(result, name)) for name, words in WORDS.items() if name in result]
     head = f"{result['run']} on the {result['split']} split of {result['data']}: {what}"
     return f"{head}\n\n{table(rows, right=(1,))}"
 
 
 def _spread(result: dict[str, Any], name: str) -> str:
+    thing = "photo" if "photos" in result else "document"
     if f"{name}_95" in result:
-        low, high = result[f"{name}_95"]
-        return f"95 %: {low:.4f} to {high:.4f} (bootstrap over {'photos' if 'photos' in result else 'documents'})"
+        return interval(result[f"{name}_95"], result[f"{thing}s"], thing)
     if f"{name}_standard_error" in result:
-        return f"+- {result[f'{name}_standard_error']:.4f} (standard error over pictures)"
+        error = result[f"{name}_standard_error"]
+        return "one picture" if error is None else f"+- {error:.4f} (standard error over pictures)"
     return ""
+
+
+def interval(ends: list[float] | None, count: int, thing: str) -> str:
+    """What resampling so many documents, or other things, says of a mean."""
+    if ends is not None:
+        return f"95 %: {ends[0]:.4f} to {ends[1]:.4f} (bootstrap over {thing}s)"
+    return f"one {thing}" if count == 1 else "no interval"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from perceivers.cli.console import note, warn
+from perceivers.cli.console import command_line, failed, note, warn
 from perceivers.cli.flags import parse
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 
@@ -29,10 +29,12 @@ Files hold the prompt and what follows it. Music: .mid .wav .png .npy; text: .tx
 
     perceivers generate runs/a --prompt opening.mid --prompt-seconds 10 --out new.mid --out new.wav
 
-    echo "Once upon a time" | perceivers generate runs/b --prompt -
+    perceivers generate runs/b --prompt "Once upon a time"
 """
 
 DEFAULT_SECONDS, DEFAULT_TOKENS = 30.0, 512
+LONGEST_NAME = 255
+"""Bytes of a file's name on the usual file systems; a longer prompt is text."""
 TOKENS_A_SECOND = 200
 """More than music has: where --seconds alone says when to stop, a model that never lets time pass stops here."""
 
@@ -44,7 +46,8 @@ class GenerateFlags:
     run: tyro.conf.Positional[str]
     """Run directory, saved model, or model on the Hugging Face hub."""
     prompt: str | None = None
-    """File to continue: .mid .midi .txt .npy as the model reads; - is text from the standard input. None = nothing."""
+    """What to continue: a file (.mid .midi .txt .npy, as the model reads); for a model of text, the text itself; - for
+    the standard input. None = nothing."""
     prompt_seconds: float | None = None
     """Only the first seconds of the prompt (music)."""
     prompt_tokens: int | None = None
@@ -72,28 +75,47 @@ class GenerateFlags:
 def run(args: Sequence[str]) -> int:
     """Parse, generate, write."""
     flags = parse(GenerateFlags, args, prog="perceivers generate", description=DESCRIPTION)
-    from perceivers.generate.files import check_output, write_output
+    from perceivers.generate.files import check_output
     from perceivers.generate.loaded import load
+    from perceivers.models.config import SequenceConfig
 
     loaded = load(flags.run, device=flags.device, weights=flags.weights)
+    if not isinstance(loaded.config, SequenceConfig):
+        raise ValueError(
+            f"{flags.run} reads {loaded.tokenizer!r} and makes nothing that comes next; ask what it says of an input: "
+            f"{command_line('perceivers', 'predict', flags.run)} INPUT"
+        )
     for path in flags.out:
         check_output(path, loaded.tokenizer)
-    if not flags.out and loaded.tokenizer == "performance":
-        raise ValueError("music needs a file to go to: --out new.mid, or --out new.wav")
-    if flags.samples < 1 or (flags.samples > 1 and not flags.out):
-        raise ValueError(f"--samples {flags.samples} must be at least 1, and more than 1 need files: --out new.txt")
+    check_numbers(flags, loaded.tokenizer)
     prompt = read_prompt(flags, loaded.tokenizer)
-    check_lengths(flags, loaded.tokenizer)
-    if flags.out:
-        continuations, finished = collect(flags, loaded, prompt)
-        for number, continuation in enumerate(continuations, 1):
-            for out in flags.out:
-                path = out if flags.samples == 1 else out.with_stem(f"{out.stem}-{number}")
-                write_output(path, prompt, continuation, loaded.tokenizer)
+    if not flags.out:
+        return 0 if stream_text(flags, loaded, prompt) else 130
+    continuations, stopped = collect(flags, loaded, prompt)
+    if isinstance(stopped, Exception) and not any(map(len, continuations)):
+        raise stopped
+    written = write_all(flags, prompt, continuations, loaded.tokenizer)
+    if isinstance(stopped, Exception):
+        raise stopped
+    return 1 if not written else 130 if stopped else 0
+
+
+def write_all(flags: GenerateFlags, prompt: "np.ndarray", continuations: list["np.ndarray"], tokenizer: str) -> bool:
+    """Write every file, and say which; return whether none failed. One that fails keeps none of the others back."""
+    from perceivers.generate.files import write_output
+
+    all_written = True
+    for number, continuation in enumerate(continuations, 1):
+        for out in flags.out:
+            path = out if flags.samples == 1 else out.with_stem(f"{out.stem}-{number}")
+            try:
+                write_output(path, prompt, continuation, tokenizer)
+            except Exception as error:  # whatever a writer or the disk finds wrong
+                all_written = False
+                failed(f"{path} was not written: {str(error).removeprefix(f'{path}: ') or type(error).__name__}")
+            else:
                 print(f"wrote {path}")
-    else:
-        finished = stream_text(flags, loaded, prompt)
-    return 0 if finished else 130
+    return all_written
 
 
 def read_prompt(flags: GenerateFlags, tokenizer: str) -> "np.ndarray":
@@ -116,8 +138,11 @@ def read_prompt(flags: GenerateFlags, tokenizer: str) -> "np.ndarray":
         return np.empty(0, np.int32)
     if flags.prompt == "-":
         ids = text_ids(sys.stdin.buffer.read(), tokenizer, name="the standard input")
-    else:
+    elif names_a_file(flags.prompt):
         ids = read(Path(flags.prompt), tokenizer)
+    else:
+        # Bytes of the command line that this locale has no characters for come back as they were.
+        ids = text_ids(flags.prompt.encode("utf-8", "surrogateescape"), tokenizer, name=f"--prompt {flags.prompt!r}")
     if flags.prompt_seconds is not None:
         if tokenizer != "performance":
             raise ValueError(
@@ -131,12 +156,31 @@ def read_prompt(flags: GenerateFlags, tokenizer: str) -> "np.ndarray":
     return ids
 
 
-def check_lengths(flags: GenerateFlags, tokenizer: str) -> None:
-    """Refuse lengths that leave nothing to do, or that this model's tokens don't have.
+def names_a_file(prompt: str) -> bool:
+    """Whether a prompt is the path of a file, there or mistyped, and not the text itself."""
+    from perceivers.generate.files import PROMPT_SUFFIXES
+
+    path = Path(prompt)
+    if len(prompt.encode("utf-8", "surrogateescape")) < LONGEST_NAME and path.exists():
+        return True
+    one_word = not any(character.isspace() for character in prompt)
+    return one_word and (path.suffix.lower() in PROMPT_SUFFIXES or len(path.parts) > 1)
+
+
+def check_numbers(flags: GenerateFlags, tokenizer: str) -> None:
+    """Refuse numbers that leave nothing to do, or that need something else.
 
     Raises:
         ValueError: Says which.
     """
+    if flags.samples < 1:
+        raise ValueError(f"--samples {flags.samples} must be at least 1")
+    if not flags.out and tokenizer == "performance":
+        raise ValueError("music needs a file to go to: --out new.mid, or --out new.wav")
+    if not flags.out and flags.samples > 1:
+        raise ValueError(
+            f"--samples {flags.samples} needs a file name to number: --out new.txt writes new-1.txt, new-2.txt, ..."
+        )
     if flags.max_tokens is not None and flags.max_tokens < 1:
         raise ValueError(f"--max-tokens {flags.max_tokens} must be at least 1")
     if flags.seconds is not None and not 0 < flags.seconds < math.inf:
@@ -184,15 +228,17 @@ def steps_of(
     return steps, most, seconds
 
 
-def collect(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> tuple[list["np.ndarray"], bool]:
-    """New ids of each sample, under a progress bar; and whether nobody stopped it."""
+def collect(
+    flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray"
+) -> tuple[list["np.ndarray"], BaseException | None]:
+    """New ids of each sample, under a progress bar; and what stopped it: Ctrl-C, an error, or nothing."""
     import numpy as np
 
     from perceivers.cli.progress import Progress
 
     steps, most, seconds = steps_of(flags, loaded, prompt)
     made: list[list[int]] = [[] for _ in range(flags.samples)]
-    finished = True
+    stopped: BaseException | None = None
     try:
         with Progress(flags.samples, most, seconds) as progress:
             for step in steps:
@@ -200,17 +246,17 @@ def collect(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> tup
                     if token is not None:
                         row.append(token)
                 progress.update(step.tokens)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:  # what is there is worth keeping, whatever went wrong
         note(f"stopped after {sum(map(len, made))} tokens")
-        finished = False
-    if finished and seconds is not None and (short := min(progress.time_s)) < seconds:
+        stopped = error
+    if stopped is None and seconds is not None and (short := min(progress.time_s)) < seconds:
         why = (
             f"it reached {most:,} tokens"
             if len(made[progress.time_s.index(short)]) == most
             else "the model ended the piece"
         )
         note(f"{short:.1f} s in place of {seconds:g}: {why}")
-    return [np.array(row, np.int32) for row in made], finished
+    return [np.array(row, np.int32) for row in made], stopped
 
 
 def stream_text(flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray") -> bool:

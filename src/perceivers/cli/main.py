@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import perceivers
+from perceivers.cli.console import failed, forgiving_streams
 from perceivers.train.errors import TrainingError
 
 COMMANDS = {
@@ -45,6 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: What follows `perceivers`; None for the arguments of this process.
     """
     os.environ.update(LARGE_PAGES | os.environ)
+    forgiving_streams()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -66,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         code, hint = _judge(error)
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"perceivers: error: {message}{hint}", file=sys.stderr)
+        failed(f"{message}{hint}")
         return code
 
 
@@ -94,7 +96,7 @@ def _judge(error: Exception) -> tuple[int, str]:
     wrong_path = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError
     if isinstance(error, ValueError | ImportError | wrong_path):
         return MISUSED, ""
-    if isinstance(error, TrainingError):
+    if isinstance(error, TrainingError | FloatingPointError):
         return FAILED, ""
     return FAILED, f" ({type(error).__name__}; --debug shows where)"
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from perceivers.cli.console import table
+from perceivers.cli.console import as_json, command_line, failed, table
 from perceivers.cli.flags import parse
 
 if TYPE_CHECKING:
     from perceivers.generate.loaded import Loaded
+
+MISUSED = 2
+"""Exit code where some inputs can't be predicted; the others are."""
 
 DESCRIPTION = """Fill the blanks of a text, name the class of a picture, or find the motion between two pictures.
 
@@ -57,12 +60,14 @@ def run(args: Sequence[str]) -> int:
     if flags.top < 1:
         raise ValueError(f"--top {flags.top} must be at least 1")
     from perceivers.generate.loaded import load
+    from perceivers.models.config import SequenceConfig
 
     loaded = load(flags.run, device=flags.device)
+    failures = 0
     match loaded.tokenizer:
         case "masked_bytes":
-            predictions = _texts(flags, loaded)
-            shown = "\n\n".join(map(_text_report, predictions))
+            predictions, failures = _texts(flags, loaded)
+            shown = "\n\n".join(_text_report(one) for one in predictions if "error" not in one)
         case "pictures":
             from perceivers.cli.predict_pictures import classes_report, predict_classes
 
@@ -73,33 +78,46 @@ def run(args: Sequence[str]) -> int:
 
             predictions = predict_flow(flags, loaded)
             shown = flow_report(predictions)
-        case _:
+        case tokenizer if isinstance(loaded.config, SequenceConfig):
+            next_command = command_line("perceivers", "generate", flags.run)
+            raise ValueError(f"{flags.run} reads {tokenizer!r} tokens and predicts what comes next: {next_command}")
+        case tokenizer:
             raise ValueError(
-                f"{flags.run} reads {loaded.tokenizer!r} and predicts what comes next: perceivers generate {flags.run}"
+                f"{flags.run} reads {tokenizer!r}, for which there is no command: take perceivers.load in Python"
             )
     result = {"run": flags.run, "tokenizer": loaded.tokenizer, "predictions": predictions}
-    print(json.dumps(result) if flags.json else shown)
-    return 0
+    if flags.json or shown:
+        print(as_json(result) if flags.json else shown)
+    return 0 if not failures else MISUSED
 
 
-def _texts(flags: PredictFlags, loaded: "Loaded") -> list[dict[str, Any]]:
-    """Filled texts."""
+def _texts(flags: PredictFlags, loaded: "Loaded") -> tuple[list[dict[str, Any]], int]:
+    """Filled texts, with an `error` in place of each that can't be, and how many can't; what is wrong is said."""
     from perceivers.generate.fill import fill
 
     if flags.split is not None or flags.out is not None:
         raise ValueError(f"--split and --out are for pictures, {flags.run} reads text: leave them out")
-    return [asdict(fill(loaded.model, _read_text(text), top=flags.top)) for text in flags.inputs]
+    results: list[dict[str, Any]] = []
+    for text in flags.inputs:
+        try:
+            results.append(asdict(fill(loaded.model, _read_text(text), top=flags.top)))
+        except (ValueError, OSError) as error:
+            failed(str(error))
+            results.append({"input": text, "error": str(error)})
+    return results, sum("error" in result for result in results)
 
 
 def _read_text(text: str) -> str:
     """The text itself, or that of the file or the standard input which it names."""
-    if text != "-" and not text.endswith(".txt"):
-        return text
-    data = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
+    if text == "-":
+        name, data = "the standard input", sys.stdin.buffer.read()
+    elif text.endswith(".txt"):
+        name, data = text, Path(text).read_bytes()
+    else:  # bytes of the command line that this locale has no characters for come back as they were
+        name, data = f"the text {text!r}", text.encode("utf-8", "surrogateescape")
     try:
         return data.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
-        name = "the standard input" if text == "-" else text
         raise ValueError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
 

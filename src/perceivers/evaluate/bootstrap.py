@@ -4,6 +4,7 @@ Tokens of one document hang together, documents hardly do; so whole documents ar
 draw pools its nats over its tokens as the plain mean does.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,14 +19,22 @@ DRAWS_AT_ONCE = 100  # keeps memory small for corpora of many documents
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value and where 95 in 100 resamplings put it."""
+    """A measured value and where 95 in 100 resamplings put it.
+
+    One document says nothing about others, and neither do values that are no finite numbers: then both ends are NaN.
+    """
 
     value: float
     low: float
     high: float
 
+    @property
+    def ends(self) -> list[float] | None:
+        """Both ends; None where there is no interval."""
+        return None if math.isnan(self.low) else [self.low, self.high]
+
     def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g} " + (f"[{self.low:.4g}, {self.high:.4g}]" if self.ends else "(no interval)")
 
 
 @dataclass(frozen=True)
@@ -84,10 +93,11 @@ def paired_bootstrap(
     nats, tokens = _checked([per_document_nats_a, per_document_nats_b], counts)
     draws = _draw(nats, tokens, samples=samples, seed=seed)
     a, b = nats.sum(axis=1) / tokens.sum()
-    return Comparison(
-        difference=_interval(a - b, draws[:, 0] - draws[:, 1]),
-        percent_fewer=_interval(100 * (1 - a / b), 100 * (1 - draws[:, 0] / draws[:, 1])),
-    )
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a model so bad that its nats are infinite
+        return Comparison(
+            difference=_interval(a - b, draws[:, 0] - draws[:, 1]),
+            percent_fewer=_interval(100 * (1 - a / b), 100 * (1 - draws[:, 0] / draws[:, 1])),
+        )
 
 
 def _checked(
@@ -105,7 +115,9 @@ def _checked(
 def _draw(
     nats: Float[np.ndarray, "systems documents"], tokens: Float[np.ndarray, " documents"], *, samples: int, seed: int
 ) -> Float[np.ndarray, "samples systems"]:
-    """Nats per token of each system in each resampling."""
+    """Nats per token of each system in each resampling; NaN where resampling says nothing."""
+    if len(tokens) == 1 or not np.isfinite(nats).all():
+        return np.full((1, len(nats)), np.nan)
     generator = np.random.default_rng(seed)
     documents = len(tokens)
     draws = []

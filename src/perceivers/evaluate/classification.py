@@ -30,8 +30,10 @@ class Classification:
         return self.correct / self.pictures
 
     @property
-    def standard_error(self) -> float:
-        """Of the accuracy, if pictures are drawn one by one."""
+    def standard_error(self) -> float | None:
+        """Of the accuracy, if pictures are drawn one by one; None of a single one, which says nothing of others."""
+        if self.pictures == 1:
+            return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.pictures)
 
     @property

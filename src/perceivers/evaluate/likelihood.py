@@ -51,8 +51,11 @@ class Likelihood:
 
     @property
     def perplexity(self) -> float:
-        """Equally likely choices a token."""
-        return math.exp(self.nats_per_token)
+        """Equally likely choices a token; inf where a float can't hold so many."""
+        try:
+            return math.exp(self.nats_per_token)
+        except OverflowError:
+            return math.inf
 
     @property
     def accuracy(self) -> float:

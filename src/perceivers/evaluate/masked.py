@@ -51,7 +51,7 @@ class MaskedScore:
             "documents": len(self.names),
             "masked_bytes": int(self.masked.sum()),
             "bits_per_masked_byte": self.bits_per_byte,
-            "bits_per_masked_byte_95": [interval.low, interval.high],
+            "bits_per_masked_byte_95": interval.ends,
             "accuracy": self.accuracy,
         }
 

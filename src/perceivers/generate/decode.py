@@ -1,5 +1,6 @@
 """From prompts to continuations, one token a row at a time."""
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -117,6 +118,7 @@ def decode(
     Raises:
         ValueError: A prompt is empty, has unknown ids, or runs past a position table; numbers that don't fit; a model
             that predicts no next tokens; while tokens are drawn: a constraint that allows none.
+        FloatingPointError: While tokens are drawn: a prediction is not a number.
     """
     config = _sequence_model(model).config
     if not prompts or samples < 1:
@@ -188,8 +190,13 @@ class _Rows:
                         f"the constraint allows no id after the {len(ids)} so far, and the row may not end: "
                         "let it allow one, or stop_at_eos=True"
                     )
-        tokens = sample(logits, self.sampling, allowed=self.allowed, generators=self.generators, seen=self.seen)
+        try:
+            tokens = sample(logits, self.sampling, allowed=self.allowed, generators=self.generators, seen=self.seen)
+        except RuntimeError:
+            self._check_numbers(logits.amax(-1).tolist())
+            raise
         log_probs = log_probabilities(logits, tokens).tolist()
+        self._check_numbers(log_probs)
         if self.seen is not None:
             self.seen.scatter_(1, tokens[:, None], True)
         drawn: list[int | None] = []
@@ -198,6 +205,14 @@ class _Rows:
             drawn.append(None if self.ended[row] else token)
             self.raw[row].append(token - NUM_SPECIAL)
         return tokens, Step(drawn, [0.0 if end else p for end, p in zip(self.ended, log_probs, strict=True)])
+
+    def _check_numbers(self, values: list[float]) -> None:
+        """Refuse predictions, of which a row has one value here, that nothing can be drawn from."""
+        if any(math.isnan(x) or x == math.inf for x, ended in zip(values, self.ended, strict=True) if not ended):
+            raise FloatingPointError(
+                f"after {max(map(len, self.raw)):,} tokens, what the model predicts is not a number (NaN): its "
+                "training went wrong, or its numbers are too large for this precision"
+            )
 
 
 def longest_prompt(model: nn.Module, decoding: DecodingConfig, max_tokens: int) -> int:

@@ -6,6 +6,7 @@ ids, copy     .txt in and out, integers with white space between
 all           .npy in and out, raw ids with one axis
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,13 @@ __all__ = [
     "text_ids",
     "write_output",
 ]
+
+
+PROMPT_SUFFIXES = (".mid", ".midi", ".txt", ".npy")
+"""Of all tokenizers."""
+
+NEEDS = {".mid": ("symusic", "music"), ".wav": ("symusic", "music"), ".png": ("matplotlib", "plots")}
+"""Package without which a kind of file can't be written, and the extra that brings it."""
 
 
 def prompt_suffixes(tokenizer: str) -> tuple[str, ...]:
@@ -64,7 +72,7 @@ def text_ids(text: bytes, tokenizer: str, *, name: str) -> Int[np.ndarray, " tok
     if tokenizer == "bytes":
         return np.frombuffer(text, np.uint8).astype(np.int32)
     if tokenizer == "performance":
-        raise ValueError(f"{name}: text can't prompt a model of music; give a MIDI file")
+        raise ValueError(f"{name}: text can't prompt a model of music; give a MIDI file, such as opening.mid")
     try:
         return np.array([int(word) for word in text.split()], np.int32)
     except (ValueError, OverflowError) as error:
@@ -87,6 +95,7 @@ def check_output(path: Path, tokenizer: str) -> None:
     Raises:
         FileNotFoundError: Its directory is not there.
         ValueError: The suffix says nothing, or something that can't be made of these tokens.
+        ImportError: A package is missing.
     """
     if path.suffix.lower() not in output_suffixes(tokenizer):
         raise ValueError(
@@ -95,6 +104,9 @@ def check_output(path: Path, tokenizer: str) -> None:
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
+    package, extra = NEEDS.get(path.suffix.lower(), (None, None))
+    if package is not None and find_spec(package) is None:
+        raise ImportError(f"{path}: writing it needs {package}: pip install 'perceivers[{extra}]'")
 
 
 def write_output(

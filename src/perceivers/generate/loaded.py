@@ -255,8 +255,16 @@ def open_model(directory: Path) -> tuple[nn.Module, str]:
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or the files don't fit each other.
+        FloatingPointError: A weight is NaN, so that nothing can be predicted.
     """
-    return read_huggingface(directory) if is_huggingface(directory) else read_model(directory)
+    model, tokenizer = read_huggingface(directory) if is_huggingface(directory) else read_model(directory)
+    if broken := [name for name, weight in model.named_parameters() if bool(weight.isnan().any())]:
+        raise FloatingPointError(
+            f"{directory}: its weights are not numbers (NaN in {broken[0]}"
+            + (f" and {len(broken) - 1} more" if broken[1:] else "")
+            + "): its training went wrong; train again with a lower --optim.lr"
+        )
+    return model, tokenizer
 
 
 def load(source: str | Path, *, device: str = "cpu", weights: Weights = "float32") -> Loaded:
