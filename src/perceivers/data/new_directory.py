@@ -1,19 +1,18 @@
-"""A directory that appears whole or not at all: what writers of stores write into."""
+"""A store's directory, which appears whole or not at all: what writers of stores write into."""
 
 import contextlib
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from perceivers.data.header import FileRecord
+from perceivers.writing import Lock, explained, swap
+from perceivers.writing import sync_directory as _sync_directory
 
-__all__ = ["HashedFile", "NewDirectory", "write_synced"]
-
-LOCK = "lock"
+__all__ = ["HashedFile", "NewDirectory", "restore", "write_synced"]
 
 
 class NewDirectory:
@@ -21,6 +20,8 @@ class NewDirectory:
 
     An exception, Ctrl-C or a kill before that leaves nothing at `path`, and an older store there as it was. What a
     killed writer left behind is removed by the next one. The caller must call `discard` at the end in any case.
+
+    One process writes at a time: the lock lies beside the directory, because that is renamed.
 
         place = NewDirectory(path, kind="token store", files=("header.json", ".tokens"), overwrite=False)
         place.open()
@@ -47,9 +48,8 @@ class NewDirectory:
         self.path = Path(path).resolve()
         self.partial = self.path.with_name(f".{self.path.name}.partial")
         """Where files go until the commit."""
-        self._replaced = self.path.with_name(f".{self.path.name}.replaced")
         self._kind, self._files, self._overwrite = kind, files, overwrite
-        self._lock: BinaryIO | None = None
+        self._lock: Lock | None = None
         self._check_target()
 
     @property
@@ -58,22 +58,21 @@ class NewDirectory:
         return self._lock is not None
 
     def open(self) -> None:
-        """Make the hidden directory, or empty the one that a killed writer left.
+        """Make the hidden directory, in place of one that a killed writer left.
 
         Raises:
             FileExistsError: Another process is writing there.
         """
         with self.explained():
-            self.partial.mkdir(parents=True, exist_ok=True)
-            lock = (self.partial / LOCK).open("wb")
-        if not _lock_now(lock):
-            lock.close()
-            raise FileExistsError(f"{self.path}: another process is writing this store; wait for it or stop it")
-        self._lock = lock
-        for leftover in self.partial.iterdir():  # of a writer that was killed
-            if leftover.name != LOCK:
-                leftover.unlink()
-        shutil.rmtree(self._replaced, ignore_errors=True)
+            self._lock = _lock(self.path)
+            try:
+                _give_back(self.path)
+                shutil.rmtree(_replaced(self.path), ignore_errors=True)
+                shutil.rmtree(self.partial, ignore_errors=True)
+                self.partial.mkdir()
+            except BaseException:
+                self.discard()
+                raise
 
     def commit(self) -> None:
         """Give the directory its name; its files must be closed and on the disk.
@@ -82,39 +81,38 @@ class NewDirectory:
             FileExistsError: Something appeared at `path` meanwhile.
         """
         self._check_target()  # again: hours may have passed
-        (self.partial / LOCK).unlink()
         _sync_directory(self.partial)
-        if self.path.exists():
-            os.rename(self.path, self._replaced)
+        try:
+            os.rename(self.partial, self.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not swap(self.partial, self.path):  # with the old store
+                self._replace()
+        _sync_directory(self.path.parent)
+
+    def _replace(self) -> None:
+        """Rename both, where names can't be exchanged; `restore` mends what a kill in between leaves."""
+        os.rename(self.path, _replaced(self.path))
         try:
             os.rename(self.partial, self.path)
         except OSError:
-            if self._replaced.exists():
-                os.rename(self._replaced, self.path)
+            _give_back(self.path)
             raise
-        _sync_directory(self.path.parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove what was not committed, and let go of the lock; after a commit only the latter."""
+        """Remove what was not committed, or was replaced, and let go of the lock."""
+        if self._lock is None:  # nothing here is ours
+            return
         shutil.rmtree(self.partial, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self.path.exists():
+            shutil.rmtree(_replaced(self.path), ignore_errors=True)
+        self._lock.release()
+        self._lock = None
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> contextlib.AbstractContextManager[None]:
         """Say what a full disk means here."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OSError(
-                error.errno,
-                f"the disk is full: {self.path} was not written and nothing of it is left; "
-                f"free some space in {self.path.parent} or choose another place",
-            ) from error
+        return explained(self.path)
 
     def _check_target(self) -> None:
         if self.path.is_mount():
@@ -165,20 +163,28 @@ def write_synced(path: Path, data: bytes) -> FileRecord:
         file.close()
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def restore(path: Path) -> None:
+    """Give a store back its name, which a writer that was killed had taken from it to give it to a new one."""
+    if path.exists() or not _replaced(path).exists():
+        return
+    with contextlib.suppress(FileExistsError):  # a writer is about to give the new one its name
+        held = _lock(path)
+        try:
+            _give_back(path)
+        finally:
+            held.release()
 
 
-def _lock_now(stream: BinaryIO) -> bool:
-    """Lock the file for this process alone; when the process dies, however it dies, the lock is gone."""
-    import fcntl  # POSIX only, and only writers need it
+def _replaced(path: Path) -> Path:
+    """Where the old store is between two renames."""
+    return path.with_name(f".{path.name}.replaced")
 
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+
+def _give_back(path: Path) -> None:
+    if not path.exists() and _replaced(path).exists():
+        os.rename(_replaced(path), path)
+
+
+def _lock(path: Path) -> Lock:
+    busy = f"{path}: another process is writing this store; wait for it or stop it"
+    return Lock(path.with_name(f".{path.name}.lock"), busy)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged, store_kind
-from perceivers.data.new_directory import HashedFile, NewDirectory, write_synced
+from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.picture_header import KIND, PictureHeader, PictureSplitRecord
 
 __all__ = ["PictureSplit", "PictureStore", "PictureWriter"]
@@ -72,6 +72,7 @@ class PictureStore:
             ValueError: `path` is something else, or a file is damaged; the message says which and how.
         """
         path = Path(path)
+        restore(path)
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no picture store; make one with `perceivers prepare pictures`")
         if not (path / HEADER).is_file():
@@ -87,6 +88,7 @@ class PictureStore:
     @staticmethod
     def is_at(path: str | Path) -> bool:
         """Whether the header at `path`, if there is one, says that this is a picture store."""
+        restore(Path(path))
         return store_kind(Path(path) / HEADER) == KIND
 
     @classmethod

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged
-from perceivers.data.new_directory import HashedFile, NewDirectory, write_synced
+from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
 
@@ -78,6 +78,7 @@ class TokenStore:
             ValueError: `path` is something else, or a file is damaged; the message says which and how.
         """
         path = Path(path)
+        restore(path)
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no token store; make one with `perceivers prepare`")
         if not (path / HEADER).is_file():
