@@ -20,6 +20,7 @@ import tyro
 from perceivers.cli.generate import TOKENS_A_SECOND
 from perceivers.cli.progress import Progress
 from perceivers.data.batch import NUM_SPECIAL, SOS
+from perceivers.data.music import STEPS_PER_SECOND
 from perceivers.data.music import seconds as seconds_of
 from perceivers.data.tokens import TokenSplit, TokenStore
 from perceivers.evaluate.music_statistics import music_statistics
@@ -27,7 +28,7 @@ from perceivers.evaluate.schedule import forced_log_probs
 from perceivers.generate.config import SamplingConfig
 from perceivers.generate.constraints import usual_constraint
 from perceivers.generate.decode import FullForward
-from perceivers.generate.files import first_seconds, read_prompt, shift_seconds, write_output
+from perceivers.generate.files import first_seconds, read_prompt, shift_steps, write_output
 from perceivers.generate.loaded import Continuation, Loaded, load
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
 from perceivers.models.perceiver_ar import PerceiverAR
@@ -55,7 +56,7 @@ def document(split: TokenSplit, index: int) -> np.ndarray:
 
 def until(ids: np.ndarray, seconds: float) -> np.ndarray:
     """Events up to the one that reaches `seconds`, where generating stops, too."""
-    time_s = np.cumsum([shift_seconds(int(event)) for event in ids])
+    time_s = np.cumsum([shift_steps(int(event)) for event in ids]) / STEPS_PER_SECOND
     return ids[: int(np.searchsorted(time_s, seconds - 1e-6)) + 1]  # sums of hundredths are not exact
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from perceivers.data.chorales import Chorale, chorale_events, chorale_splits
 from perceivers.data.config import DataConfig
-from perceivers.data.music import VOCAB_SIZE, seconds, write_midi
+from perceivers.data.music import STEPS_PER_SECOND, VOCAB_SIZE, write_midi
 from perceivers.data.render import piano_roll, write_wav
 from perceivers.data.tokens import StoreWriter, TokenStore
 from perceivers.evaluate.bootstrap import Comparison, paired_bootstrap
@@ -20,6 +20,7 @@ from perceivers.evaluate.ngram import Unigram, choose_order
 from perceivers.evaluate.plots import plot_training
 from perceivers.generate.config import SamplingConfig
 from perceivers.generate.constraints import PlayableKeys
+from perceivers.generate.files import shift_steps
 from perceivers.generate.loaded import Loaded, load
 from perceivers.presets import bach_demo
 from perceivers.train.loop import train
@@ -127,13 +128,14 @@ def continue_chorale(loaded: Loaded, chorale: Chorale, out: Path, *, seed: int) 
     prompt = opening(chorale_events(chorale), PROMPT_SECONDS)
     sampling = SamplingConfig(temperature=0.95, top_p=0.98, seed=seed)
     added: list[int] = []
-    played = 0.0
+    steps, played = 0, 0.0
     with tqdm(total=CONTINUATION_SECONDS, desc="playing", bar_format="{desc}: {n:.0f} of {total:.0f} s |{bar}|") as bar:
         for token in loaded.stream(
             prompt, max_tokens=MAX_TOKENS, sampling=sampling, stop_at_end=False, constraint=PlayableKeys
         ):
             added.append(token)
-            played += seconds(np.array([token]))
+            steps += shift_steps(token)
+            played = steps / STEPS_PER_SECOND
             bar.update(min(played, CONTINUATION_SECONDS) - bar.n)
             if played >= CONTINUATION_SECONDS:
                 break
@@ -147,5 +149,5 @@ def continue_chorale(loaded: Loaded, chorale: Chorale, out: Path, *, seed: int) 
 
 def opening(ids: np.ndarray, length_seconds: float) -> np.ndarray:
     """The first events of a piece, up to the first moment at or after `length_seconds`."""
-    elapsed = np.cumsum([seconds(ids[i : i + 1]) for i in range(len(ids))])
-    return ids[: int(np.searchsorted(elapsed, length_seconds)) + 1]
+    steps = np.cumsum([shift_steps(int(event)) for event in ids])
+    return ids[: int(np.searchsorted(steps / STEPS_PER_SECOND, length_seconds)) + 1]

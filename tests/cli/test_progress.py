@@ -27,7 +27,7 @@ def test_music_is_that_of_the_row_furthest_behind() -> None:
     with Progress(3, 100, 0.5) as progress:
         places = shown(progress, [[TENTH, FIFTH, TENTH], [KEY, FIFTH, TENTH], [TENTH, FIFTH, FIFTH]])
     assert places == pytest.approx([0.1, 0.1, 0.2])
-    assert progress.time_s == pytest.approx([0.2, 0.6, 0.4])
+    assert progress.steps == [20, 60, 40]
     assert progress.tokens == 9
 
 
@@ -36,7 +36,7 @@ def test_rows_that_have_ended_hold_nothing_back() -> None:
         steps = [[TENTH, FIFTH, TENTH], [None, FIFTH, TENTH], [None, FIFTH, None], [None, None, None]]
         places = shown(progress, steps)
     assert places == pytest.approx([0.1, 0.2, 0.5, 0.5])  # and no further than what was asked for
-    assert progress.time_s == pytest.approx([0.1, 0.6, 0.2])
+    assert progress.steps == [10, 60, 20]
     assert progress.tokens == 6
 
 
@@ -59,7 +59,7 @@ def test_without_seconds_it_counts_tokens_of_a_row() -> None:
     with frozen(Progress(2, 7, None), 1.0) as progress:
         assert shown(progress, [[KEY, KEY], [KEY, None], [KEY, None]]) == [1, 2, 3]
         assert str(progress.bar).startswith("generating: 3 of 7 tokens |")
-        assert progress.time_s == [0.0, 0.0]
+        assert progress.steps == [0, 0]
 
 
 def test_with_seconds_it_counts_them() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceivers.data.midi import read_notes
+from perceivers.data import midi as midi_module
+from perceivers.data.midi import read_midi, read_notes
 from perceivers.data.music import encode_performance
 
 PEDAL_DOWN, PEDAL_UP = 127, 0
@@ -247,6 +248,53 @@ def test_tracks_are_merged() -> None:
     assert encode_performance(data).tolist() == [371, 72, 260, 60, 260, 188, 265, 200]
 
 
+def test_tempos_of_later_tracks_are_told() -> None:
+    notes = [on(0, 60), off(10, 60)]
+    same = track(tempo(0, 500_000), tempo(15, 400_000))
+    assert not read_midi(midi(*notes, tempo(15, 400_000))).has_later_tempos
+    assert not read_midi(header(2) + track(*notes, tempo(15, 400_000)) + same).has_later_tempos
+    assert read_midi(header(2) + track(*notes) + same).has_later_tempos
+
+
+# --- what is not as it should be, as mido 1.3.3 reads it
+
+
+NOTES = [371, 60, 275, 188, 64, 275, 192]  # by note-seq 0.0.5, for each of the files below
+FIRST, SECOND = b"\x00\x90\x3c\x40\x14\x80\x3c\x00", b"\x00\x90\x40\x40\x14\x80\x40\x00"
+END = b"\x00\xff\x2f\x00"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FIRST + END + SECOND + END,  # events after the end of the track
+        FIRST + b"\x00\xfc" + SECOND + END,
+        b"\x00\xf2\x01\x02" + FIRST + SECOND,
+        FIRST + b"\x00\xf8\x00\xfe\x00\xf1\x01\x00\xf3\x07\x00\xf6" + SECOND,
+        b"\x00\xf2\x01\x02\x00\x01\x02" + FIRST + SECOND,  # its status byte left out where it repeats
+        b"\x00\xf0\x02\x01\xf7\x00\x01\x01\x02" + FIRST + SECOND,  # and that of system exclusive data
+        FIRST + b"\x64\xff\x08\x01x" + SECOND,  # the time before a kind of meta event that mido does not know
+        b"\x80\x80\x80\x80\x80\x00" + FIRST[1:] + SECOND,  # a number of six bytes
+    ],
+)
+def test_events_that_do_not_belong_there(content: bytes) -> None:
+    data = header(1) + chunk(b"MTrk", content)
+    assert encode_performance(data).tolist() == NOTES
+    size = len(data).to_bytes(4, "little")
+    assert encode_performance(b"RIFF\0\0\0\0RMIDxyzw\x01\0\0\0?\0data" + size + data).tolist() == NOTES
+
+
+def test_a_pedal_that_many_parts_share_is_read_once() -> None:
+    pedals = [pedal(tick, 127 * (tick % 2)) for tick in range(0, 3000)]
+    parts = [e for i in range(128) for e in (program(3000 + 10 * i, i), on(3001 + 10 * i, 60), off(3005 + 10 * i, 60))]
+    moves: list[int] = []
+    seconds = midi_module._seconds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(midi_module, "_seconds", lambda ticks, tempos: moves.append(len(ticks)) or seconds(ticks, tempos))
+        assert len(read_notes(midi(*pedals, *parts))) == 128
+    assert sum(moves) == 3000 + 2 * 128
+
+
 # --- files
 
 
@@ -289,10 +337,15 @@ def test_a_file_cut_anywhere_is_refused(length: int) -> None:
         (header(1) + chunk(b"MTrk", b"\x00\xff\x01\x09hi"), "a track ends in the middle of an event"),
         (midi((3, b"\x90\x3c\x80")), "a data byte is above 127 at tick 3"),
         (midi((3, b"\x3c\x40")), "byte 0x3c at tick 3 starts no event"),
-        (midi((3, b"\xf1\x00")), "byte 0xf1 at tick 3 starts no event"),
-        (midi(on(0, 60), (3, b"\xf0\x01\xf7"), (3, b"\x3c\x40")), "byte 0x3c at tick 3 starts no event"),
+        (midi((3, b"\xf4\x00")), "byte 0xf4 at tick 3 starts no event"),
+        (midi((3, b"\xf2\x00\x80")), "a data byte is above 127 at tick 3"),
+        (midi(on(0, 60), (3, b"\xfc"), (3, b"\x3c\x40")), "byte 0x3c at tick 3 starts no event"),
+        (midi(on(0, 60), (3, b"\xf0\x01\xf7"), (3, b"\x3c\x40")), "a track ends in the middle of an event"),
         (midi(tempo(3, 0)), "the tempo at tick 3 is 0 microseconds"),
-        (header(1) + chunk(b"MTrk", b"\xff\xff\xff\xff\x7f"), "a number is longer than four bytes"),
+        (midi((3, b"\xff\x51\x81\x48" + b"\xff" * 200)), "the tempo at tick 3 has 200 bytes in place of 3"),
+        (header(1) + chunk(b"MTrk", b"\xff" * 1000 + b"\x7f"), "a number is too large"),
+        (midi((0, b"\xfe"), *[(2**41, b"\xfe")]), "it lasts 2,199,023,255,552 ticks: probably broken"),
+        (b"RIFF\x04\0\0\0RMID", "a RIFF file without MIDI data in it"),
         (midi(on(0, 60), off(0xFFFFFFF, 60)), "it lasts 746 hours, more than the 24 that are read"),
     ],
 )

@@ -9,7 +9,7 @@ from perceivers.generate.files import (
     first_seconds,
     output_suffixes,
     read_prompt,
-    shift_seconds,
+    shift_steps,
     text_ids,
     write_output,
 )
@@ -97,8 +97,8 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 
 
 def test_time_of_events() -> None:
-    assert [shift_seconds(event) for event in (60, 188, 256, SECOND, VELOCITY)] == [0, 0, 0.01, 1, 0]
-    assert sum(shift_seconds(int(event)) for event in CHORD) == pytest.approx(seconds(CHORD))
+    assert [shift_steps(event) for event in (60, 188, 256, SECOND, VELOCITY)] == [0, 0, 1, 100, 0]
+    assert sum(shift_steps(int(event)) for event in CHORD) / 100 == seconds(CHORD)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,12 @@ def test_time_of_events() -> None:
 def test_opening(limit_s: int | float, events: int) -> None:
     """Events up to the shift that would pass the limit."""
     assert first_seconds(CHORD, float(limit_s)).tolist() == CHORD[:events].tolist()
+
+
+@pytest.mark.parametrize("limit_s", [0.07, 0.29, 0.57, 0.58, 1.0, 1.13])
+def test_an_event_at_the_limit_is_kept_whatever_follows(limit_s: float) -> None:
+    """Times are whole steps of 10 ms: a hundred shifts of one step are a second, not a little less or more."""
+    steps = round(100 * limit_s)
+    ids = np.array([60] + [256] * steps + [61])
+    assert first_seconds(ids, limit_s).tolist() == ids.tolist()
+    assert first_seconds(np.append(ids, [256] * 50), limit_s).tolist() == ids.tolist()

@@ -11,7 +11,7 @@ from perceivers.data.batch import EOS
 from perceivers.generate import loaded as module
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.decode import Step
-from perceivers.generate.loaded import Continuation, Loaded, load
+from perceivers.generate.loaded import Continuation, Loaded, _until, load
 from perceivers.models.build import build
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
@@ -197,6 +197,12 @@ def test_real_music_ends_at_the_time() -> None:
         assert time_s[-1] >= 0.7
     assert model.generate(max_tokens=50, seconds=0.7, stop_at_end=False).tolist() == rows[0].ids.tolist()
     assert list(model.stream(max_tokens=50, seconds=0.7, stop_at_end=False)) == rows[0].ids.tolist()
+
+
+@pytest.mark.parametrize(("shift", "count"), [(10, 10), (1, 100), (7, 15), (100, 1)])
+def test_a_second_is_a_hundred_steps(shift: int, count: int) -> None:
+    steps = (Step([255 + shift], [0.0]) for _ in range(200))
+    assert len(list(_until(steps, 1.0))) == count
 
 
 def test_seconds_are_for_music() -> None:

@@ -2,7 +2,8 @@
 
 from tqdm import tqdm
 
-from perceivers.generate.files import shift_seconds
+from perceivers.data.music import STEPS_PER_SECOND
+from perceivers.generate.files import shift_steps
 
 
 class Progress:
@@ -13,8 +14,8 @@ class Progress:
         style = f"{{desc}}: {count} |{{bar}}| {{elapsed}} < {{remaining}}{{postfix}}"
         self.bar = tqdm(desc="generating", total=total, bar_format=style)
         self.seconds, self.tokens = seconds, 0
-        self.time_s = [0.0] * rows
-        """Music of each row."""
+        self.steps = [0] * rows
+        """Music of each row, in steps of 10 ms."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -32,5 +33,5 @@ class Progress:
             self.bar.update(1)
             return
         for row, token in going.items():
-            self.time_s[row] += shift_seconds(token)
-        self.bar.update(min([self.seconds, *(self.time_s[row] for row in going)]) - self.bar.n)
+            self.steps[row] += shift_steps(token)
+        self.bar.update(min([self.seconds, *(self.steps[row] / STEPS_PER_SECOND for row in going)]) - self.bar.n)

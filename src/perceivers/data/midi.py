@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["NOTE", "read_notes"]
+__all__ = ["NOTE", "MidiFile", "read_midi", "read_notes"]
 
 NOTE = np.dtype([("onset_s", "f8"), ("offset_s", "f8"), ("pitch", "i4"), ("velocity", "i4")])
 """A note: its start and end in seconds, MIDI pitch 0..127, velocity 1..127."""
@@ -22,6 +22,13 @@ MAX_HOURS = 24
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM, PITCH_BEND = 0x80, 0x90, 0xB0, 0xC0, 0xE0
 SUSTAIN_PEDAL = 64  # the controller's number; its values from 64 on mean "down"
 DRUM_CHANNEL = 9
+META, SYSTEM_EXCLUSIVE = 0xFF, (0xF0, 0xF7)
+SYSTEM_DATA = {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
+"""Data bytes of the messages that belong on a cable, not in a file; some files have them, and they say nothing here."""
+TEMPO = 0x51
+KNOWN_META = {*range(8), 9, 0x20, 0x21, 0x2F, TEMPO, 0x54, 0x58, 0x59, 0x7F}
+LONGEST_WAIT = 2**40
+"""Ticks that no file waits for; bounds the work that a number of a million bytes makes."""
 DEFAULT_TEMPO_US = 500_000  # per quarter note: 120 a minute, until the file says otherwise
 
 Message = tuple[int, int, int, int]  # tick, status byte, first and second data byte
@@ -43,36 +50,70 @@ class _Parts:
     """One for each part; no pedal holds a drum."""
 
 
+@dataclass(frozen=True)
+class MidiFile:
+    """What a MIDI file says."""
+
+    notes: np.ndarray
+    """Array of dtype `NOTE`: one part after the other, each in the order in which its notes end."""
+    has_later_tempos: bool
+    """A track after the first sets a tempo that the first does not; it counts for nothing."""
+
+
 def read_notes(source: Path | str | bytes, *, name: str | None = None) -> np.ndarray:
-    """Read a MIDI file's notes as they sound: a note lasts while its key or the sustain pedal is down.
+    """Read a MIDI file's notes as they sound: the `notes` of `read_midi`."""
+    return read_midi(source, name=name).notes
+
+
+def read_midi(source: Path | str | bytes, *, name: str | None = None) -> MidiFile:
+    """Read a MIDI file (.mid, or .rmi, which is one in a RIFF envelope): a note lasts while key or sustain pedal is down.
 
     As in the reference: tempo changes count on the first track only, notes that are never switched off are
-    left out, and so are notes that start and end on one tick.
+    left out, and so are notes that start and end on one tick; what comes after an end-of-track event in its chunk
+    counts, and messages that belong on a cable (clock, active sensing, song position) are passed over.
+
+    Differs from the reference: chunks that are no track, values that no note depends on (a key signature of nine
+    sharps, system exclusive data above 127) and tracks without an event don't make a file unreadable, a tempo that
+    has not three bytes does.
 
     Args:
         source: A path, or a file's bytes.
         name: What errors call the file; by default its path.
-
-    Returns:
-        Array of dtype `NOTE`: one part after the other, each in the order in which its notes end.
 
     Raises:
         ValueError: Not a MIDI file, or a broken one.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
-        ticks_per_quarter, tracks = _split(data)
+        ticks_per_quarter, tracks = _split(_unwrapped(data))
         parts = _Parts()
         tempos: list[Tempo] = []
+        later_tempos: set[Tempo] = set()
         for number, track in enumerate(tracks):
             messages, tempos_here = _parse(track)
             _play(messages, parts)
             if number == 0:
                 tempos = tempos_here
-        return _hold(parts, _tempo_map(tempos, ticks_per_quarter))
+            else:
+                later_tempos.update(tempos_here)
+        notes = _hold(parts, _tempo_map(tempos, ticks_per_quarter))
+        return MidiFile(notes, has_later_tempos=not later_tempos <= {(0, DEFAULT_TEMPO_US), *tempos})
     except (ValueError, IndexError) as error:
         reason = "a track ends in the middle of an event" if isinstance(error, IndexError) else error
         raise ValueError(f"{name or ('MIDI data' if data is source else source)}: {reason}") from None
+
+
+def _unwrapped(data: bytes) -> bytes:
+    """The MIDI file in a RIFF envelope (.rmi); anything else as it is."""
+    if data[:4] != b"RIFF" or data[8:12] != b"RMID":
+        return data
+    start = 12
+    while start + 8 <= len(data):
+        size = int.from_bytes(data[start + 4 : start + 8], "little")
+        if data[start : start + 4] == b"data":
+            return data[start + 8 : start + 8 + size]
+        start += 8 + size + size % 2
+    raise ValueError("a RIFF file without MIDI data in it")
 
 
 def _split(data: bytes) -> tuple[int, list[bytes]]:
@@ -98,7 +139,11 @@ def _split(data: bytes) -> tuple[int, list[bytes]]:
 
 
 def _parse(track: bytes) -> tuple[list[Message], list[Tempo]]:
-    """Read a track's channel messages and tempos; IndexError where the track ends too early."""
+    """Read a track's channel messages and tempos; IndexError where the track ends too early.
+
+    As in the reference: every status but that of meta events may be left out where it repeats, and the time before a
+    meta event of a kind that mido 1.3.3 does not know is lost.
+    """
     messages: list[Message] = []
     tempos: list[Tempo] = []
     position = tick = running_status = 0
@@ -110,8 +155,9 @@ def _parse(track: bytes) -> tuple[list[Message], list[Tempo]]:
             status = running_status
         else:
             position += 1
+            if status != META:
+                running_status = status
         if 0x80 <= status < 0xF0:
-            running_status = status
             first = track[position]
             if PROGRAM <= status < PITCH_BEND:  # the two kinds that have one data byte
                 second = 0
@@ -122,36 +168,57 @@ def _parse(track: bytes) -> tuple[list[Message], list[Tempo]]:
             if (first | second) >= 0x80:
                 raise ValueError(f"a data byte is above 127 at tick {tick}")
             messages.append((tick, status, first, second))
-        elif status in (0xF0, 0xF7, 0xFF):  # system exclusive, its continuation, meta
-            meta = -1
-            if status == 0xFF:
-                meta = track[position]
-                position += 1
-            else:
-                running_status = 0
-            length, start = _variable_length(track, position)
-            position = start + length
-            if position > len(track):
-                raise IndexError
-            if meta == 0x2F:  # end of track
-                break
-            if meta == 0x51:
-                tempos.append((tick, int.from_bytes(track[start:position])))
+        elif status == META:
+            kind = track[position]
+            value, position = _block(track, position + 1)
+            if kind not in KNOWN_META:
+                tick -= delta
+            elif kind == TEMPO:
+                if len(value) != 3:
+                    raise ValueError(f"the tempo at tick {tick} has {len(value)} bytes in place of 3")
+                tempos.append((tick, int.from_bytes(value)))
+        elif status in SYSTEM_EXCLUSIVE:
+            repeats = track[position - 1] != status  # As in the reference: the byte that showed it is lost then.
+            _, position = _block(track, position + repeats)
         else:
-            raise ValueError(f"byte 0x{status or track[position]:02x} at tick {tick} starts no event")
+            position = _behind_system_message(track, position, status, tick)
+    if tick > LONGEST_WAIT:
+        raise ValueError(f"it lasts {tick:,} ticks: probably broken")
     return messages, tempos
 
 
+def _block(track: bytes, position: int) -> tuple[bytes, int]:
+    """Some bytes after their number, and the position behind them."""
+    length, start = _variable_length(track, position)
+    if start + length > len(track):
+        raise IndexError
+    return track[start : start + length], start + length
+
+
+def _behind_system_message(track: bytes, position: int, status: int, tick: int) -> int:
+    """The position behind the data of a message that belongs on a cable."""
+    shown = status >= 0x80 and track[position - 1] == status
+    if status not in SYSTEM_DATA or (not shown and SYSTEM_DATA[status] == 0):
+        raise ValueError(f"byte 0x{track[position - shown]:02x} at tick {tick} starts no event")
+    end = position + SYSTEM_DATA[status]
+    if end > len(track):
+        raise IndexError
+    if any(byte >= 0x80 for byte in track[position:end]):
+        raise ValueError(f"a data byte is above 127 at tick {tick}")
+    return end
+
+
 def _variable_length(track: bytes, position: int) -> tuple[int, int]:
-    """Read a number of one to four bytes, seven bits each; returns it and the position behind it."""
-    value = track[position] & 0x7F
-    if track[position] < 0x80:
-        return value, position + 1
-    for behind in range(position + 1, position + 4):
-        value = value << 7 | track[behind] & 0x7F
-        if track[behind] < 0x80:
-            return value, behind + 1
-    raise ValueError("a number is longer than four bytes")
+    """Read a number, seven bits a byte; returns it and the position behind it."""
+    value = 0
+    while True:
+        byte = track[position]
+        position += 1
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, position
+        if value > LONGEST_WAIT:
+            raise ValueError("a number is too large")
 
 
 def _play(messages: list[Message], parts: _Parts) -> None:
@@ -224,40 +291,57 @@ def _hold(parts: _Parts, tempo_map: np.ndarray) -> np.ndarray:
     notes["onset_s"], notes["offset_s"] = _seconds(onset[order], tempo_map), _seconds(offset[order], tempo_map)
     notes["pitch"], notes["velocity"] = pitch[order], velocity[order]
 
-    pedals = []
-    for pedal in parts.pedals:
-        ticks, down = np.array(pedal, dtype=np.int64).reshape(-1, 2).T
-        moments = np.lexsort((1 - down, ticks))
-        pedals.append((_seconds(ticks[moments], tempo_map), down[moments] > 0))
+    shared = {id(events): events for events in parts.pedals if events}  # each once, however many parts share it
+    pedals = {key: _pedal(events, tempo_map) for key, events in shared.items()}
     held = ~np.array(parts.is_drums, dtype=bool)[part]
-    last_s = max([notes["offset_s"][held].max(initial=0.0), *(times.max(initial=0.0) for times, _ in pedals)])
+    last_s = max([notes["offset_s"][held].max(initial=0.0), *(pedal.times[-1] for pedal in pedals.values())])
     if (longest := max(last_s, notes["offset_s"].max(initial=0.0))) > MAX_HOURS * 3600:
         raise ValueError(
             f"it lasts {longest / 3600:.0f} hours, more than the {MAX_HOURS} that are read: probably broken"
         )
 
-    for index, (times, down) in enumerate(pedals):
-        if parts.is_drums[index]:
-            continue
-        mine = np.flatnonzero(part == index)
-        notes["offset_s"][mine] = _held_offsets(notes[mine], times, down, last_s)
+    begin = np.searchsorted(part, np.arange(len(parts.pedals) + 1)).tolist()
+    for index, events in enumerate(parts.pedals):
+        if events and not parts.is_drums[index]:
+            mine = slice(begin[index], begin[index + 1])
+            notes["offset_s"][mine] = _held_offsets(notes[mine], pedals[id(events)], last_s)
     return notes[notes["offset_s"] > notes["onset_s"]]
 
 
-def _held_offsets(notes: np.ndarray, times: np.ndarray, down: np.ndarray, last_s: float) -> np.ndarray:
-    """Ends of one part's notes under its pedal, whose states are `down` from `times` on."""
-    state = np.concatenate([[False], down])  # state[n]: after the first n changes
-    ups = np.append(times[~down], last_s)
+@dataclass(frozen=True)
+class _Pedal:
+    """One pedal, in the order of its moments."""
 
+    times: np.ndarray
+    """When it moves, in seconds."""
+    state: np.ndarray
+    """`state[n]`: whether it is down after n moves."""
+    ups: np.ndarray
+    """When it comes up."""
+
+
+def _pedal(events: Pedal, tempo_map: np.ndarray) -> _Pedal:
+    ticks, down = np.array(events, dtype=np.int64).T
+    moments = np.lexsort((1 - down, ticks))
+    times, down = _seconds(ticks[moments], tempo_map), down[moments] > 0
+    return _Pedal(times, np.concatenate([[False], down]), times[~down])
+
+
+def _held_offsets(notes: np.ndarray, pedal: _Pedal, last_s: float) -> np.ndarray:
+    """Ends of one part's notes under its pedal, which comes up at `last_s` at the latest."""
+    state, ups = pedal.state, pedal.ups
     offset = notes["offset_s"]
-    sustained = state[np.searchsorted(times, offset, side="right")]
-    offset = np.where(sustained, ups[np.searchsorted(ups[:-1], offset, side="right")], offset)
+    sustained = state[np.searchsorted(pedal.times, offset, side="right")]
+    following_up = np.searchsorted(ups, offset, side="right")
+    comes_up = np.full(len(notes), last_s)
+    comes_up[following_up < len(ups)] = ups[following_up[following_up < len(ups)]]
+    offset = np.where(sustained, comes_up, offset)
 
     # Notes of one pitch side by side, in order of onset; each ends at the next that is struck with the pedal down.
     order = np.lexsort((notes["onset_s"], notes["pitch"]))
     onset, pitch = notes["onset_s"][order], notes["pitch"][order]
     none = len(notes)
-    strikes = np.where(state[np.searchsorted(times, onset, side="right")], np.arange(none), none)
+    strikes = np.where(state[np.searchsorted(pedal.times, onset, side="right")], np.arange(none), none)
     following = np.append(np.minimum.accumulate(strikes[::-1])[::-1], none)[1:]
     found = np.append(pitch, -1)[following] == pitch
     cut = np.where(found, np.append(onset, np.inf)[following], np.inf)

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from perceivers.data.music import TIME_SHIFT, VELOCITY, encode_performance, seconds, write_midi
+from perceivers.data.music import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, encode_performance, write_midi
 
 __all__ = [
     "check_output",
     "first_seconds",
     "output_suffixes",
     "read_prompt",
-    "shift_seconds",
+    "shift_steps",
     "text_ids",
     "write_output",
 ]
@@ -139,14 +139,12 @@ def write_output(
             piano_roll(path, prompt, continuation)
 
 
-def shift_seconds(event: int) -> float:
-    """Seconds by which a performance event moves the time."""
-    return (event - TIME_SHIFT + 1) / 100 if TIME_SHIFT <= event < VELOCITY else 0.0
+def shift_steps(event: int) -> int:
+    """Steps of 10 ms by which a performance event moves the time: sums of these are exact, those of seconds are not."""
+    return event - TIME_SHIFT + 1 if TIME_SHIFT <= event < VELOCITY else 0
 
 
 def first_seconds(ids: Int[np.ndarray, " tokens"], limit_s: float) -> Int[np.ndarray, " first"]:
-    """The events of a performance's first `limit_s` seconds."""
-    if seconds(ids) <= limit_s:
-        return ids
-    time_s = np.cumsum([shift_seconds(int(event)) for event in ids])
-    return ids[: int(np.searchsorted(time_s, limit_s, side="right"))]
+    """The events of a performance's first `limit_s` seconds, those at its end too."""
+    steps = np.cumsum([shift_steps(int(event)) for event in ids])
+    return ids[: int(np.searchsorted(steps / STEPS_PER_SECOND, limit_s, side="right"))]

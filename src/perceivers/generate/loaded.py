@@ -12,11 +12,12 @@ from torch import nn
 
 from perceivers.convert.huggingface import is_huggingface, read_huggingface
 from perceivers.data.batch import NUM_SPECIAL, SOS
+from perceivers.data.music import STEPS_PER_SECOND
 from perceivers.device import pick_device
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
 from perceivers.generate.decode import Step, decode
-from perceivers.generate.files import shift_seconds
+from perceivers.generate.files import shift_steps
 from perceivers.generate.lean import Weights, lighten
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig, SequenceConfig
@@ -234,18 +235,20 @@ class Continuation:
 
 def _until(steps: Iterator[Step], seconds: float) -> Iterator[Step]:
     """End each row with the event that reaches `seconds` of music."""
-    time_s: list[float] = []
+    played: list[float] = []  # whole steps of 10 ms, or infinity
     for step in steps:
-        time_s = time_s or [0.0] * len(step.tokens)
-        tokens = [token if time < seconds else None for token, time in zip(step.tokens, time_s, strict=True)]
+        played = played or [0] * len(step.tokens)
+        tokens = [
+            token if done / STEPS_PER_SECOND < seconds else None
+            for token, done in zip(step.tokens, played, strict=True)
+        ]
         if any(token is not None for token in tokens):
             log_probs = [0.0 if token is None else p for token, p in zip(tokens, step.log_probs, strict=True)]
             yield Step(tokens, log_probs)
-        time_s = [
-            math.inf if token is None else time + shift_seconds(token)
-            for token, time in zip(tokens, time_s, strict=True)
+        played = [
+            math.inf if token is None else done + shift_steps(token) for token, done in zip(tokens, played, strict=True)
         ]
-        if min(time_s) >= seconds:
+        if min(played) / STEPS_PER_SECOND >= seconds:
             return
 
 
