@@ -66,7 +66,7 @@ def read_notes(source: Path | str | bytes, *, name: str | None = None) -> np.nda
 
 
 def read_midi(source: Path | str | bytes, *, name: str | None = None) -> MidiFile:
-    """Read a MIDI file (.mid, or .rmi, which is one in a RIFF envelope): a note lasts while key or sustain pedal is down.
+    """Read a MIDI file, .mid or .rmi (in a RIFF envelope), as it sounds: a note lasts while key or pedal is down.
 
     As in the reference: tempo changes count on the first track only, notes that are never switched off are
     left out, and so are notes that start and end on one tick; what comes after an end-of-track event in its chunk
