@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from perceivers.nn.derivatives import first_order_only
 from perceivers.nn.flex import flex
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import MASKED, AttentionMask, additive
@@ -356,6 +357,7 @@ class _MatmulAttention(torch.autograd.Function):
         return _product(probabilities, v)
 
     @staticmethod
+    @first_order_only
     def backward(ctx, grad):
         q, k, v, probabilities = ctx.saved_tensors
         _, keys_need_gradients, values_need_gradients, _ = ctx.needs_input_grad

@@ -1,5 +1,8 @@
 """A norm and the linear layer after it, which together keep their input alone for the backward pass."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -34,7 +37,7 @@ def normed_linear(
 class _NormedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, shift, weight, bias, eps):
-        ctx.save_for_backward(x, scale, shift, weight)
+        ctx.save_for_backward(x, scale, shift, weight, bias)
         out = F.linear(F.layer_norm(x, x.shape[-1:], scale, shift, eps), weight, bias)
         kind = x.device.type
         lower = {"enabled": True, "dtype": torch.get_autocast_dtype(kind)}
@@ -43,7 +46,9 @@ class _NormedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        *inputs, weight = ctx.saved_tensors
+        *inputs, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradient is to be differentiated, too
+            return *_plain_gradients(ctx, inputs, weight, bias, grad), None
         with torch.enable_grad(), torch.autocast(grad.device.type, **ctx.precision):
             x, scale, shift = inputs = [tensor.detach().requires_grad_() for tensor in inputs]
             normed = F.layer_norm(x, x.shape[-1:], scale, shift, ctx.eps)
@@ -56,3 +61,14 @@ class _NormedLinear(torch.autograd.Function):
             rows.sum(0).to(weight.dtype) if ctx.needs_input_grad[4] else None,
             None,
         )
+
+
+def _plain_gradients(ctx, inputs: list[Tensor], weight: Tensor, bias: Tensor | None, grad: Tensor) -> Iterator[Any]:
+    """The gradients as autograd computes them, with a graph of their own."""
+    x, scale, shift = inputs
+    with torch.autocast(grad.device.type, **ctx.precision):
+        out = F.linear(F.layer_norm(x, x.shape[-1:], scale, shift, ctx.eps), weight, bias)
+    needed = ctx.needs_input_grad[:5]
+    wanted = [tensor for tensor, needs in zip((*inputs, weight, bias), needed, strict=True) if needs]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return (next(found) if needs else None for needs in needed)

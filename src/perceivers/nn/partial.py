@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from perceivers.nn.derivatives import first_order_only
 from perceivers.nn.masks import MASKED, AttentionMask, additive, causal_mask
 from perceivers.nn.rows import TakenRows
 
@@ -148,6 +149,7 @@ class _MergedAttention(torch.autograd.Function):
         return part[0]
 
     @staticmethod
+    @first_order_only
     def backward(ctx, grad):
         q, k, v, out, lse, *biases = ctx.saved_tensors
         dk, dv = torch.empty_like(k), torch.empty_like(v)
@@ -168,6 +170,7 @@ class _RowsAttention(torch.autograd.Function):
         return part[0]
 
     @staticmethod
+    @first_order_only
     def backward(ctx, grad):
         q, out, lse = ctx.saved_tensors
         rows, biases = ctx.rows, ctx.biases

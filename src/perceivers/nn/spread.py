@@ -12,6 +12,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from perceivers.nn.derivatives import first_order_only
 from perceivers.nn.masks import MASKED, AttentionMask
 from perceivers.nn.partial import Part, merge, partial_attention
 
@@ -74,6 +75,7 @@ class _Spread(torch.autograd.Function):
         return out.to(q.dtype)
 
     @staticmethod
+    @first_order_only
     def backward(ctx, grad):
         q, k, v, out, lse = ctx.saved_tensors
         wide, scale, size = lse.dtype, q.shape[-1] ** -0.5, ctx.group.size()
