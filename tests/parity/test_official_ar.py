@@ -1,5 +1,6 @@
 """The numbers of the official Perceiver AR, from forward passes to optimiser steps and sampling."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -143,19 +144,29 @@ def compare_gradients(model: PerceiverAR, official: dict[str, Tensor], *, atol: 
 
 
 def optim_config(official: dict[str, Any]) -> OptimConfig:
-    assert official["optimizer"] == "adam"
-    assert official["warmup_initial_lr"] == 0
-    adam = official["adam_kwargs"]
-    return OptimConfig(
-        lr=official["base_lr"],
-        betas=(adam["b1"], adam["b2"]),
-        eps=adam["eps"],
-        max_grad_norm=official["max_norm"],
+    """Ours for the official `config.optimizer`, every value of which is taken or refused."""
+    given = copy.deepcopy(official)
+    assert given.pop("optimizer") == "adam"
+    training_steps = given.pop("training_steps")
+    assert training_steps > 0  # who asks for a rate says it
+    adam, cosine, steps = (given.pop(f"{name}_kwargs") for name in ("adam", "cosine_decay", "step_decay"))
+    schedule = given.pop("schedule_type")
+    config = OptimConfig(
+        lr=given.pop("base_lr"),
+        betas=(adam.pop("b1"), adam.pop("b2")),
+        eps=adam.pop("eps"),
+        max_grad_norm=max(given.pop("max_norm"), 0.0),
         reduction="sum",
-        schedule=SCHEDULES.get(official["schedule_type"], official["schedule_type"]),
-        warmup_steps=official["warmup_steps"],
-        end_lr=official["cosine_decay_kwargs"]["end_value"],
+        schedule=SCHEDULES.get(schedule, schedule),
+        warmup_steps=int(given.pop("warmup_steps")),
+        warmup_lr=given.pop("warmup_initial_lr"),
+        decay_at=tuple(steps.pop("decay_boundaries")),
+        decay_factor=steps.pop("decay_rate"),
+        end_lr=cosine.pop("end_value"),
     )
+    left = {name: value for part in (given, adam, cosine, steps) for name, value in part.items()}
+    assert left.keys() <= {"sgd_kwargs", "lamb_kwargs"}, left  # of other optimisers
+    return config
 
 
 def check_optimizer(case: Case, dtype: torch.dtype, backend: str) -> None:

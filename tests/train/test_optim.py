@@ -11,11 +11,9 @@ from perceivers.train.config import OptimConfig
 from perceivers.train.optim import build_optimizer, clip_gradients, learning_rate
 
 
-def rates(
-    steps: range | list[int], *, decay_steps: int = 100, decayed: float | None = None, **values: Any
-) -> list[float]:
+def rates(steps: range | list[int], *, decay_steps: int = 100, done: float | None = None, **values: Any) -> list[float]:
     config = OptimConfig(**{"lr": 2.0, "warmup_steps": 0} | values)
-    return [learning_rate(config, step, decay_steps=decay_steps, decayed=decayed) for step in steps]
+    return [learning_rate(config, step, decay_steps=decay_steps, done=done) for step in steps]
 
 
 def test_warm_up_is_linear_from_zero_and_the_schedule_counts_from_its_end() -> None:
@@ -49,16 +47,42 @@ def test_reciprocal_root_starts_where_warm_up_ends() -> None:
 def test_a_clock_takes_the_place_of_the_step(schedule: str) -> None:
     for share in (0.0, 0.3, 0.5, 0.85, 1.0, 1.5):
         by_step = rates([int(100 * share)], schedule=schedule)
-        assert rates([7], schedule=schedule, decayed=share) == pytest.approx(by_step)
+        assert rates([7], schedule=schedule, done=share) == pytest.approx(by_step)
 
 
 def test_schedules_without_an_end_ignore_the_clock() -> None:
     for schedule in ("constant", "rsqrt"):
-        assert rates([7], schedule=schedule, decayed=0.9) == rates([7], schedule=schedule)
+        assert rates([7], schedule=schedule, done=0.9) == rates([7], schedule=schedule)
 
 
-def test_warm_up_ignores_the_clock() -> None:
-    assert rates([1], schedule="cosine", warmup_steps=4, decayed=0.9) == [0.5]
+@pytest.mark.parametrize(
+    ("done", "step", "expected"), [(0.0, 0, 0.0), (0.025, 1, 1.0), (0.01, 2, 1.0), (0.049, 0, 1.96)]
+)
+def test_warm_up_is_a_share_of_a_clocked_run_and_at_most_its_steps(done: float, step: int, expected: float) -> None:
+    assert rates([step], warmup_steps=4, done=done) == pytest.approx([expected])
+    assert rates([4], warmup_steps=4, done=done) == [2.0]
+    assert rates([0], warmup_steps=4, done=0.05) == [2.0]
+
+
+def test_after_a_twentieth_of_a_clocked_run_steps_decide_nothing() -> None:
+    for done in (0.05, 0.07, 0.5, 1.0):
+        for schedule in ("constant", "cosine", "steps"):
+            few, more = (rates([step], warmup_steps=1000, done=done, schedule=schedule) for step in (3, 3000))
+            assert few == more
+
+
+def test_warm_up_starts_anywhere() -> None:
+    assert rates(range(6), warmup_steps=4, warmup_lr=1.0) == [1.0, 1.25, 1.5, 1.75, 2.0, 2.0]
+    assert rates([0, 1, 2], warmup_steps=2, warmup_lr=4.0, schedule="cosine") == [4.0, 3.0, 2.0]
+    assert rates([0], warmup_lr=1.0) == [2.0]
+    assert rates([0], warmup_steps=4, warmup_lr=1.0, done=0.025) == pytest.approx([1.5])
+
+
+def test_steps_fall_where_and_by_what_is_said() -> None:
+    own = {"schedule": "steps", "decay_at": (0.75, 0.25), "decay_factor": 0.5}
+    assert rates([0, 24, 25, 74, 75, 1000], **own) == [2.0, 2.0, 1.0, 1.0, 0.5, 0.5]
+    assert rates([0, 2, 3], decay_steps=11, schedule="steps", decay_at=(0.3, 0.31), decay_factor=0.5) == [2.0, 2.0, 1.0]
+    assert rates([0, 99], schedule="steps", decay_at=()) == [2.0, 2.0]
 
 
 def test_only_weights_of_linear_layers_decay() -> None:

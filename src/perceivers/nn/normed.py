@@ -69,6 +69,7 @@ def _plain_gradients(ctx, inputs: list[Tensor], weight: Tensor, bias: Tensor | N
     with torch.autocast(grad.device.type, **ctx.precision):
         out = F.linear(F.layer_norm(x, x.shape[-1:], scale, shift, ctx.eps), weight, bias)
     needed = ctx.needs_input_grad[:5]
-    wanted = [tensor for tensor, needs in zip((*inputs, weight, bias), needed, strict=True) if needs]
+    tensors = (*inputs, weight, bias)
+    wanted = [x for x, needs in zip(tensors, needed, strict=True) if x is not None and needs]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
     return (next(found) if needs else None for needs in needed)

@@ -67,15 +67,24 @@ class OptimConfig:
     schedule: Literal["constant", "cosine", "steps", "rsqrt"] = "constant"
     """Learning rate after warm-up."""
     warmup_steps: int = 1000
-    """Steps of linear warm-up from 0."""
+    """Steps of linear warm-up; where a clock ends the run, it takes at most a twentieth of the run."""
+    warmup_lr: float = 0.0
+    """Where warm-up starts."""
     decay_steps: int | None = None
     """Steps after warm-up that cosine and steps last; None = to the end of the run."""
+    decay_at: tuple[float, ...] = (0.5, 0.8, 0.95)
+    """Where steps fall, in shares of those steps."""
+    decay_factor: float = 0.1
+    """What each fall multiplies the rate by."""
     end_lr: float = 0.0
     """Where cosine ends."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr={self.lr} must be positive")
+        for name in ("warmup_lr", "decay_factor", "end_lr"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name}={value} must be 0 or more")
         if self.optimizer == "adam" and self.weight_decay:
             raise ValueError("weight_decay needs --optim.optimizer adamw")
         if self.warmup_steps < 0:

@@ -24,25 +24,43 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, **settings)
 
 
-def learning_rate(config: OptimConfig, step: int, *, decay_steps: int, decayed: float | None = None) -> float:
+WARMUP_SHARE = 0.05
+"""Most of a run that warm-up takes, where a clock ends it."""
+
+
+def warmed_up(config: OptimConfig, step: int, *, done: float | None = None) -> float:
+    """How much of the warm-up is over before update `step`: 1 or more is all of it.
+
+    Args:
+        config: Schedule.
+        step: Updates done before this one.
+        done: Share of the run that is over, where a clock ends it.
+    """
+    by_step = step / config.warmup_steps if config.warmup_steps else 1.0
+    return by_step if done is None else max(by_step, done / WARMUP_SHARE)
+
+
+def learning_rate(config: OptimConfig, step: int, *, decay_steps: int, done: float | None = None) -> float:
     """Learning rate of update `step`, counted from 0.
 
-    After a linear warm-up from 0 the schedule counts its own steps from 0.
+    After a linear warm-up from `warmup_lr` the schedule counts its own steps from 0. Where a clock ends the run, the
+    share of the run that is over takes the place of steps: in warm-up, and in schedules that last to the end.
 
     Args:
         config: Schedule.
         step: Updates done before this one.
         decay_steps: Steps after warm-up that the schedule lasts.
-        decayed: Share of them that is over, where a clock decides it in place of the step.
+        done: Share of the run that is over, where a clock ends it.
 
-    Source: `get_learning_rate_schedule` of the official experiment.py; as in the reference, `rsqrt` needs no warm-up of
-    its own and steps fall at 50, 80 and 95 % by a factor of 10.
+    Source: `_get_lr_schedule` of the official experiment.py. As in the reference: steps fall at `int(share * steps)`,
+    and shares that fall on one step count once. Differs from the reference: `rsqrt` without warm-up is as with one step
+    of it, where the official rate is not a number, and then 0.
     """
     warmup = config.warmup_steps
-    if step < warmup:
-        return config.lr * step / warmup
-    after = step - warmup
-    decay_step = after if decayed is None else decayed * decay_steps
+    if (warmed := warmed_up(config, step, done=done)) < 1:
+        return config.warmup_lr + (config.lr - config.warmup_lr) * warmed
+    after = max(step - warmup, 0)
+    decay_step = after if done is None or config.decay_steps is not None else done * decay_steps
     match config.schedule:
         case "constant":
             return config.lr
@@ -50,8 +68,8 @@ def learning_rate(config: OptimConfig, step: int, *, decay_steps: int, decayed: 
             share = min(decay_step / decay_steps, 1.0)
             return config.end_lr + (config.lr - config.end_lr) * (1 + math.cos(math.pi * share)) / 2
         case "steps":
-            boundaries = [int(part * decay_steps) for part in (0.5, 0.8, 0.95)]
-            return config.lr * 0.1 ** sum(decay_step >= boundary for boundary in boundaries)
+            boundaries = {int(share * decay_steps) for share in config.decay_at}
+            return config.lr * config.decay_factor ** sum(decay_step >= boundary for boundary in boundaries)
         case "rsqrt":
             return config.lr * math.sqrt(max(warmup, 1) / (after + max(warmup, 1)))
 

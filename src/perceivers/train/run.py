@@ -21,7 +21,7 @@ from perceivers.train.data import Loader, Store, training_data
 from perceivers.train.data_record import record_data
 from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
-from perceivers.train.optim import build_optimizer, learning_rate
+from perceivers.train.optim import build_optimizer, learning_rate, warmed_up
 from perceivers.train.parallel import Place, fill, join, share, whole
 
 
@@ -52,13 +52,18 @@ class Run:
         """Learning rate of the next update."""
         optim = self.config.optim
         to_the_end = max(self.config.max_steps - optim.warmup_steps, 1)
-        clocked = self.config.max_minutes is not None and optim.decay_steps is None
-        return learning_rate(
-            optim,
-            self.state.step,
-            decay_steps=optim.decay_steps or to_the_end,
-            decayed=self.share_done if clocked else None,
-        )
+        decay_steps = optim.decay_steps or to_the_end
+        return learning_rate(optim, self.state.step, decay_steps=decay_steps, done=self._clocked)
+
+    @property
+    def warmed_up(self) -> bool:
+        """Whether an update was made at the full learning rate."""
+        return warmed_up(self.config.optim, self.state.step - 1, done=self._clocked) >= 1
+
+    @property
+    def _clocked(self) -> float | None:
+        """Share of the run that is over, where a clock ends it."""
+        return None if self.config.max_minutes is None else self.share_done
 
 
 def start(
