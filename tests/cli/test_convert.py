@@ -7,8 +7,8 @@ from safetensors.numpy import save_file
 
 from perceivers.convert.huggingface_config import config_from_huggingface
 from perceivers.convert.official_ar import config_from_official, official_names
-from perceivers.convert.official_perceiver import official_names as io_names
 from perceivers.convert.official_perceiver_config import config_from_official as io_config
+from perceivers.convert.official_perceiver_names import official_names as io_names
 from perceivers.generate.loaded import load
 from perceivers.hub import write_model
 from perceivers.models.build import build

@@ -115,6 +115,24 @@ def test_one_underscore_is_no_blank_and_letters_may_be_long() -> None:
     assert len(fill(model, "[MASK]__[MASK]", top=1).blanks) == 1
 
 
+def test_names_of_special_tokens_are_these_tokens_and_are_read() -> None:
+    """As transformers' tokenizer has it: a written [PAD] is token 0, which is attended to."""
+    model = language_model()
+    text = "[CLS]a[PAD] __[SEP]"
+    filled = fill(model, text, top=256)
+    best = filled.blanks[0].choices[0].text
+    assert filled.text == text.replace("__", best)
+    assert (filled.blanks[0].start, filled.blanks[0].length) == (12, 2)
+    model.eval()
+    tokens = torch.tensor([[4, OFFSET + ord("a"), PAD, OFFSET + ord(" "), MASK, 5]])
+    real = torch.arange(13) < tokens.shape[1]
+    padded = nn.functional.pad(tokens, (0, 7))
+    with torch.no_grad():
+        probabilities = model(padded, mask=real[None], query_mask=real[None])[0, 4, OFFSET:].softmax(-1)
+    one = fill(model, "[CLS]a[PAD] [MASK][SEP]", top=1).blanks[0].choices[0]
+    assert one.probability == pytest.approx(float(probabilities.max()), rel=1e-5)
+
+
 def test_a_full_input_has_no_mask_and_the_model_trains_on() -> None:
     model = Alphabet(seq_len=7).train()
     assert fill(model, "abcde__", top=2).text == "abcdefg"

@@ -270,10 +270,22 @@ def test_bad_inputs_are_refused(change: dict[str, Any], message: str) -> None:
         build(tiny())(inputs)
 
 
-def test_inputs_fill_the_groups() -> None:
-    model = build(tiny(groups=(11, 1, 11), latents=(2, 11, 2)))
-    with pytest.raises(ValueError, match=r"7 of image \+ 2 of label = 9 positions cannot fill 11 groups"):
-        model(sample())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_groups_of_padding_alone_give_what_their_zeros_give(dtype: torch.dtype) -> None:
+    """11 groups for 9 positions: image has 8 of them for 7, label 3 for 2; the others hold zeros, which are read."""
+    model = build(tiny(groups=(11, 1, 11), latents=(2, 11, 2))).to(dtype)
+    blocks = []
+    model.blocks[0].register_forward_hook(lambda _module, args, result: blocks.append((args[0], result)))
+    result = model({name: x.to(dtype) for name, x in sample().items()})
+    packed, first = blocks[0]
+    empty = (packed == 0).flatten(2).all(-1)[0].nonzero()[:, 0].tolist()
+    assert empty == [7, 10]
+    alone = model.blocks[0](torch.zeros_like(packed))[:, empty]
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2e-3, "atol": 2e-3}
+    torch.testing.assert_close(first[:, empty], alone, **tolerance)
+    sum(x.float().square().sum() for x in result.values()).backward()
+    assert all(x.isfinite().all() for x in result.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(

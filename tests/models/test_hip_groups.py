@@ -41,9 +41,13 @@ def test_a_modality_needs_a_group() -> None:
         group_layout({"a": 5, "b": 5, "c": 5}, 2)
 
 
-def test_positions_fill_the_groups() -> None:
-    with pytest.raises(ValueError, match=r"5 of a \+ 2 of b = 7 positions cannot fill 11 groups; use at most 7 groups"):
-        group_layout({"a": 5, "b": 2}, 11)
+def test_groups_without_positions_are_padding() -> None:
+    layout = group_layout({"a": 2, "b": 1}, 5)
+    assert layout.groups == {"a": 3, "b": 2}
+    values = {"a": torch.tensor([[[1.0], [2.0]]]), "b": torch.tensor([[[3.0]]])}
+    packed = pack(values, layout)
+    assert packed.tolist() == [[[[1.0]], [[2.0]], [[0.0]], [[3.0]], [[0.0]]]]
+    assert all(torch.equal(x, values[name]) for name, x in unpack(packed, layout).items())
 
 
 def test_regrouping_joins_neighbours_or_mixes_all() -> None:

@@ -66,7 +66,7 @@ class Compared:
         self.left = {name.removeprefix("out/") for name in case.arrays if name.startswith("out/")}
 
     def close(self, name: str, ours: Tensor) -> None:
-        expected = self.case.tensor(f"out/{name}").to(self.dtype)
+        expected = self.case.expected(name, self.dtype).to(self.dtype)
         assert ours.dtype == self.dtype
         torch.testing.assert_close(ours, expected, **self.case.tolerance, msg=lambda text: f"{name}: {text}")
         self.left.remove(name)

@@ -5,18 +5,14 @@ A case is `NAME.json` beside `NAME.safetensors` (lists of shapes: JSON alone), s
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from perceivers.convert.official_hip import (
@@ -27,40 +23,31 @@ from perceivers.convert.official_hip import (
     official_names,
     self_attention_names,
 )
-from perceivers.models.hip import HiP, HiPBlock, pack, read_groups, regroup, unpack
+from perceivers.models.hip import ACTIVATION, HiP, HiPBlock, pack, read_groups, regroup, unpack
 from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.hip_groups import GroupLayout, group_layout
 from perceivers.nn.attention import Backend
 from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock
 from perceivers.nn.masks import AttentionMask
 
+from .official import Case as OfficialCase
+
 DIRECTORY = Path(os.environ.get("PERCEIVERS_GOLDENS_FAMILY") or Path(__file__).parent / "goldens" / "family")
 Results = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(OfficialCase):
     """A case on disk."""
 
-    path: Path
-
-    @cached_property
-    def info(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text())
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        return load_file(self.path.with_suffix(".safetensors"))
-
-    @property
-    def kind(self) -> str:
-        return self.info["kind"]
-
     def under(self, prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): a for name, a in self.arrays.items() if name.startswith(prefix)}
+        return self.tree(prefix)
 
     def input(self, name: str, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(self.arrays[f"in/{name}"].copy()).to(dtype)
+
+    def mask(self, name: str) -> Tensor | None:
+        """A mask that the case may have."""
+        return self.input(name, torch.bool) if f"in/{name}" in self.arrays else None
 
     def config(self, shapes: dict[str, Any], backend: Backend = "auto") -> HiPConfig:
         """Our config; inputs have `shapes`."""
@@ -86,25 +73,28 @@ def cases() -> list[Case]:
 
 def check(case: Case, dtype: torch.dtype, backend: Backend) -> None:
     """Compare everything that a case stores with ours."""
-    match (case.info["family"], case.kind):
-        case ("fullsize_shapes", "hip"):
-            check_shapes(case)
-        case ("hip", "hip"):
-            compare(case, model_results(case, dtype, backend))
-        case ("hip", "hip_units"):
-            compare(case, unit_results(case, dtype, backend))
-        case (family, kind):
-            raise AssertionError(f"{case.path} is of an unknown kind: {family}, {kind}")
+    if case.info["family"] == "fullsize_shapes":
+        check_shapes(case)
+        return
+    reference = ("ref64/",) if dtype == torch.float64 else ()
+    with case.arrays.whole("in/", "grad/", *reference):
+        match case.kind:
+            case "hip":
+                compare(case, model_results(case, dtype, backend), dtype)
+            case "hip_units":
+                compare(case, unit_results(case, dtype, backend), dtype)
+            case kind:
+                raise AssertionError(f"{case.path} is of an unknown kind: {kind}")
 
 
-def compare(case: Case, actual: Results) -> None:
-    expected = case.under("out/")
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        torch.testing.assert_close(
-            value.float(), torch.from_numpy(expected[name]).float(), **case.info["suggested_tolerance"],
-            msg=lambda m, n=name: f"{n}: {m}",
-        )  # fmt: skip
+def compare(case: Case, actual: Results, dtype: torch.dtype) -> None:
+    """Everything stored against ours, which may have more."""
+    stored = {name.removeprefix("out/") for name in case.arrays if name.startswith("out/")}
+    assert not stored - actual.keys()
+    for name in sorted(stored):
+        ours, expected = actual[name], case.expected(name, dtype)
+        assert ours.dtype in (dtype, torch.int64)
+        torch.testing.assert_close(ours, expected.to(ours.dtype), **case.tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def check_shapes(case: Case) -> None:
@@ -123,6 +113,7 @@ def check_shapes(case: Case) -> None:
 
 @torch.no_grad()
 def model_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
+    """What the model gives, and what its parts give on the way."""
     inputs = {name: case.input(name, dtype) for name in case.info["config"]["modalities"]}
     config = case.config({name: x.shape for name, x in inputs.items()}, backend)
     model = HiP(config)
@@ -141,29 +132,30 @@ def model_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
         outputs = model(inputs, chosen=chosen)
     prefix = "perceiver_block" if config.label_modalities else "block"
     for i in range(len(model.blocks)):
-        results[f"{prefix}_{i}"] = calls[f"blocks.{i}"][1]
+        results[f"{prefix}_{i}"] = calls[f"blocks.{i}"][0][1]
     groups = config.groups[0]
-    results["grouped_inputs"] = calls["blocks.0"][0][0]
-    results["grouped_mae_query"] = calls["head"][0][0].unflatten(0, (-1, groups))
+    results["grouped_inputs"] = calls["blocks.0"][0][0][0]
+    results["grouped_mae_query"] = calls["head"][0][0][0].unflatten(0, (-1, groups))
     grouped = {"head": "grouped_reconstruction_head"}
     if config.label_modalities:
         grouped = {"head": "grouped_reconstruction_head_1", "label_head": "grouped_reconstruction_head"}
     for ours, official in grouped.items():
-        results[official] = calls[ours][1].unflatten(0, (-1, groups if ours == "head" else 1))
+        # Of several labels, which share a head, the first one's is stored.
+        results[official] = calls[ours][0][1].unflatten(0, (-1, groups if ours == "head" else 1))
     results |= {f"reconstruction/{name}": value for name, value in outputs.items()}
-    latents = cut_like_inputs(calls[f"blocks.{len(model.blocks) - 1}"][1], config.layout(config.data_sets[0]))
+    latents = cut_like_inputs(calls[f"blocks.{len(model.blocks) - 1}"][0][1], config.layout(config.data_sets[0]))
     return results | {f"latents_ungrouped/{name}": value for name, value in latents.items()}
 
 
 @contextmanager
-def recorded(model: HiP) -> Iterator[dict[str, tuple[Any, Tensor]]]:
-    """Arguments and results of the parts that have them in the reference."""
-    calls: dict[str, tuple[Any, Tensor]] = {}
+def recorded(model: HiP) -> Iterator[dict[str, list[tuple[Any, Tensor]]]]:
+    """Arguments and results of each call of the parts that have them in the reference."""
+    calls: dict[str, list[tuple[Any, Tensor]]] = {}
     parts = {name: part for name, part in model.named_modules() if name in ("head", "label_head")}
     parts |= {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
 
     def record(name: str):
-        return lambda module, args, result: calls.__setitem__(name, (args, result))
+        return lambda module, args, result: calls.setdefault(name, []).append((args, result))
 
     handles = [part.register_forward_hook(record(name)) for name, part in parts.items()]
     yield calls
@@ -189,15 +181,15 @@ def cut_like_inputs(latents: Tensor, layout: GroupLayout) -> Results:
 def unit_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
     official = case.info["config"]
     results: Results = {}
-    for i, call in enumerate(official["regroup"]):
+    for i, call in enumerate(official.get("regroup", [])):
         results[f"regroup_{i}"] = regroup(case.input("x", dtype), call["num_output_groups"], how=call["regroup_type"])
-    for i, call in enumerate(official["groupers"]):
+    for i, call in enumerate(official.get("groupers", [])):
         values = {name: case.input(name, dtype) for name in call["modalities"]}
         layout = group_layout({name: x.shape[1] for name, x in values.items()}, call["num_groups"])
         results[f"grouped_{i}"] = pack(values, layout)
         results |= {f"ungrouped_{i}/{name}": x for name, x in unpack(results[f"grouped_{i}"], layout).items()}
-    values = {name: case.input(name, dtype) for name in official["concat"]}
-    results["concat_grouped"] = pack(values, group_layout({name: x.shape[1] for name, x in values.items()}, 1))
+    if values := {name: case.input(name, dtype) for name in official.get("concat", [])}:
+        results["concat_grouped"] = pack(values, group_layout({name: x.shape[1] for name, x in values.items()}, 1))
     lat = case.input("lat", dtype)
     results["cross_learned_query"], results["cross_given_query"] = cross_results(case, lat, dtype, backend)
 
@@ -206,13 +198,14 @@ def unit_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
         lat.shape[-1],
         heads=options["num_heads"],
         widening=options["widening_factor"],
-        activation=options["activation_name"],
+        activation=ACTIVATION,
         backend=backend,
     )
     load(layer, case, self_attention_names("", "self_attention"), dtype)
     results["self_attention"] = layer(lat.flatten(0, 1), mask=AttentionMask()).unflatten(0, lat.shape[:2])
-    assert official["dense"]["activation_name"] == "gelu"  # of jax: the tanh approximation
-    dense = FeedForward(lat.shape[-1], widening=official["dense"]["widening_factor"], activation="gelu_tanh")
+    name = official["dense"]["activation_name"]
+    activation = {"gelu": "gelu_tanh"}.get(name, name)  # of jax: the tanh approximation
+    dense = FeedForward(lat.shape[-1], widening=official["dense"]["widening_factor"], activation=activation)
     linear = {"up": "mlp_hidden_linear", "down": "mlp_output_linear"}
     names = {f"{ours}.weight": (f"dense/{theirs}/w",) for ours, theirs in linear.items()}
     load(dense, case, names | {f"{ours}.bias": (f"dense/{theirs}/b",) for ours, theirs in linear.items()}, dtype)
@@ -231,8 +224,8 @@ def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend)
             heads=options["num_heads"],
             inner_dim=lat.shape[-1],
             widening=options["widening_factor"],
-            activation=options["activation_name"],
-            query_residual=options["use_post_attention_residual"],
+            activation=ACTIVATION,
+            query_residual=options.get("use_post_attention_residual", False),
             zero_empty=True,
             backend=backend,
         )
@@ -240,12 +233,22 @@ def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend)
         return block
 
     table = torch.from_numpy(case.arrays["params/cross_learned/query_inputs/pos_embs"]).to(dtype)
-    residual = case.input("residual", dtype)
-    queries = table.unflatten(0, (lat.shape[1], -1)) + residual
-    masks = [case.input(name, torch.bool) for name in ("attention_mask", "attention_mask_q")]
+    queries = table.unflatten(0, (lat.shape[1], -1)).expand(len(lat), -1, -1, -1)
+    if "in/residual" in case.arrays:
+        queries = queries + projected(case, case.input("residual", dtype), queries.shape[-1])
+    masks = [case.mask(name) for name in ("attention_mask", "attention_mask_q")]
     learned = read_groups(cross_attend(options["output_num_channels"], "cross_learned"), queries, lat, masks[0])
     given = case.input("query", dtype)
     return learned, read_groups(cross_attend(given.shape[-1], "cross_given"), given, lat, masks[1])
+
+
+def projected(case: Case, residual: Tensor, dim: int) -> Tensor:
+    """A residual as it is added to learned queries of `dim` channels."""
+    if residual.shape[-1] == dim:
+        return residual
+    root = "params/cross_learned/pre_attention_residual_linear"
+    weight, bias = (torch.from_numpy(case.arrays[f"{root}/{name}"].copy()).to(residual.dtype) for name in "wb")
+    return residual @ weight + bias
 
 
 def block_result(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) -> Tensor:
@@ -259,14 +262,15 @@ def block_result(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) 
         dims=(dim,) * 3,
         depths=(o["num_self_attend_layers"],) * 3,
         heads=(o["num_self_attend_heads"],) * 3,
-        cross_heads=(o["num_cross_attend_heads"],) * 3,
+        cross_heads=(o.get("num_cross_attend_heads", 1),) * 3,
+        widening=(o.get("self_attend_widening_factor", 4),) * 3,
+        cross_widening=(o.get("cross_attend_widening_factor", 1),) * 3,
         embed_dim=lat.shape[-1],
         backend=backend,
     )
     block = HiPBlock(config, 0)
     load(block, case, block_names("", "block", config, 0), dtype)
-    assert o["regroup_inputs"]
-    return block(regroup(lat, groups, how=o["regroup_type"]))
+    return block(regroup(lat, groups, how=o.get("regroup_type", "reshape")) if o.get("regroup_inputs", True) else lat)
 
 
 def load(module: nn.Module, case: Case, names: dict[str, tuple[str, ...]], dtype: torch.dtype) -> None:

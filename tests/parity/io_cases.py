@@ -1,5 +1,6 @@
 """Reference cases of Perceiver and Perceiver IO, and what is compared in each."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceivers.convert.official_perceiver import convert_params, cross_attention, self_attention
+from perceivers.convert.official_perceiver import convert_params
 from perceivers.convert.official_perceiver_config import config_from_official
-from perceivers.convert.parameters import linear
+from perceivers.convert.official_perceiver_names import cross_attention, official_names, self_attention
 from perceivers.models import perceiver_published
 from perceivers.models.flow import tile_origins, tiled_flow
-from perceivers.models.output_config import AverageOutputConfig
+from perceivers.models.input_config import FourierPositions, LearnedPositions
+from perceivers.models.inputs import Input
+from perceivers.models.output_config import GridQueries
 from perceivers.models.outputs import MultimodalOutput, QueryOutput
-from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io, decode_in_chunks
 from perceivers.nn.images import neighbourhoods
 from perceivers.nn.masks import AttentionMask
@@ -58,9 +60,14 @@ def model_of(case: Case, info: dict[str, Any], dtype: torch.dtype, **options: An
     return model.to(dtype).eval()
 
 
-@torch.no_grad()
 def check(case: Case, dtype: torch.dtype) -> None:
-    """Compare everything that the case has."""
+    """Compare everything that the case has, and read all that it gives."""
+    reference = ("ref64/",) if dtype == torch.float64 else ()
+    with case.arrays.whole("in/", "grad/", *reference), torch.no_grad():
+        check_kind(case, dtype)
+
+
+def check_kind(case: Case, dtype: torch.dtype) -> None:
     match case.kind:
         case "perceiver":
             check_perceiver(case, dtype)
@@ -86,31 +93,56 @@ def check(case: Case, dtype: torch.dtype) -> None:
             raise AssertionError(f"{case.path} is of an unknown kind: {kind}")
 
 
+def mask_of(case: Case, name: str) -> Tensor | None:
+    """A mask that the case may have."""
+    return case.tensor(f"in/{name}").bool() if f"in/{name}" in case.arrays else None
+
+
 def check_perceiver(case: Case, dtype: torch.dtype) -> None:
     compared = Compared(case, dtype)
     x = given(case, "inputs", dtype)
     model = model_of(case, case.info["config"], dtype, shape=tuple(x.shape[1:]))
-    mask = case.tensor("in/input_mask").bool() if "in/input_mask" in case.arrays else None
-    positions = given(case, "pos", dtype) if "in/pos" in case.arrays else None
-    query_mask = case.tensor("in/query_mask").bool() if "in/query_mask" in case.arrays else None
-    points = case.tensor("in/subsampled_output_points") if "in/subsampled_output_points" in case.arrays else None
+    output, mask = model.output, mask_of(case, "input_mask")
+    positions = given_positions(case, model, dtype)
+    query_mask, points = asked(case, output)
 
     encoded = model.encode(x, mask=mask, positions=positions)
-    assert encoded.inputs.features is not None
-    compared.close("preprocessed_inputs", encoded.inputs.tokens)
-    compared.close("inputs_without_pos", encoded.inputs.features)
-    _, crossed = next(model.encoder.steps(encoded.inputs.tokens, mask=mask))
-    compared.close("encoder_cross_attend", crossed)
-    compared.close("latents", encoded.latents)
+    compared.maybe("preprocessed_inputs", lambda: encoded.inputs.tokens)
+    compared.maybe("inputs_without_pos", lambda: encoded.inputs.features)
+    compared.maybe("encoder_cross_attend", lambda: next(model.encoder.steps(encoded.inputs.tokens, mask=mask))[1])
+    compared.maybe("latents", lambda: encoded.latents)
     compared.close("output", model.decode(encoded, query_mask=query_mask, points=points))
     compared.maybe("flow_patches", lambda: flow_patches(x))
-    if isinstance(output := model.output, QueryOutput):
+    if isinstance(output, QueryOutput):
         queries = output.make_queries(encoded.latents, encoded.inputs, points)
         read = output.attend(encoded.latents, queries, query_mask=query_mask)
-        compared.close("decoder_query", queries)
-        compared.close("decoder_cross_attend", read)
+        compared.maybe("decoder_query", lambda: queries)
+        compared.maybe("decoder_cross_attend", lambda: read)
         compared.maybe("decoder_output_unscaled", lambda: output.linear(read))
     compared.done()
+
+
+def given_positions(case: Case, model: PerceiverIO, dtype: torch.dtype) -> Tensor | None:
+    """Positions of the input in place of the grid's."""
+    if "in/pos" not in case.arrays:
+        return None
+    assert isinstance(model.input, Input)
+    if not isinstance(model.input.config.positions, FourierPositions):
+        case.arrays.skip("in/pos", because="the official code does not use given positions where they are learned")
+        return None
+    return given(case, "pos", dtype)
+
+
+def asked(case: Case, output: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """The mask of the queries and the chosen points, where the official decoder uses them."""
+    masked, points = mask_of(case, "query_mask"), None
+    basic = isinstance(output, QueryOutput) and case.info["config"]["decoder"].get("type", "basic") == "basic"
+    if "in/subsampled_output_points" in case.arrays:
+        points = case.tensor("in/subsampled_output_points")
+        queries = output.config.queries if isinstance(output, QueryOutput) else None
+        if not isinstance(queries, GridQueries) or isinstance(queries.positions, LearnedPositions):
+            points = None  # the official code gives all points of a learned grid
+    return (masked if basic else None), points  # other official decoders take no notice of the mask
 
 
 def flow_patches(frames: Tensor) -> Tensor:
@@ -118,31 +150,25 @@ def flow_patches(frames: Tensor) -> Tensor:
     return neighbourhoods(frames.flatten(0, 1), kernel=(3, 3)).unflatten(0, frames.shape[:2])
 
 
+ITERATED = ("num_iterations", "cross_sharing", "block_sharing")
+"""Options of repeated cross-attends that the official encoder has not."""
+
+
 def check_iterated(case: Case, dtype: torch.dtype) -> None:
     """Repeated cross-attends; the case is put together from official layers, so its names are its own."""
     compared = Compared(case, dtype)
-    x, core = given(case, "inputs", dtype), case.info["config"]["core"]
-    classes = case.info["config"]["num_classes"]
-    kwargs = {"input_preprocessor": case.info["config"]["input_preprocessor"], "encoder": {}}
-    kwargs["decoder"] = {"type": "projection", "num_classes": classes}
-    source = config_from_official(kwargs, shape=tuple(x.shape[1:])).input
-    encoder = EncoderConfig(
-        num_latents=core["z_index_dim"],
-        dim=core["num_z_channels"],
-        blocks=core["num_iterations"],
-        depth=core["num_self_attends_per_block"],
-        block_sharing=core["block_sharing"],
-        cross_attends=core["num_iterations"],
-        cross_sharing=core["cross_sharing"],
-        heads=core["num_self_attend_heads"],
-        cross_heads=core["num_cross_attend_heads"],
-        widening=core["self_attend_widening_factor"],
-        cross_widening=core["cross_attend_widening_factor"],
-    )
-    model = build_perceiver_io(
-        PerceiverIOConfig(input=source, encoder=encoder, output=AverageOutputConfig(classes=classes))
-    )
-    names = linear("output.linear", "projection_decoder/~/logits") | {"encoder.latents": ("latents/pos_embs",)}
+    x, mask = given(case, "inputs", dtype), mask_of(case, "input_mask")
+    core = dict(case.info["config"]["core"])
+    iterations, cross_sharing, block_sharing = (core.pop(name) for name in ITERATED)
+    decoder = {"type": "projection", "num_classes": case.info["config"]["num_classes"]}
+    kwargs = {"input_preprocessor": case.info["config"]["input_preprocessor"], "encoder": core, "decoder": decoder}
+    config = config_from_official(kwargs, shape=tuple(x.shape[1:]))
+    repeated = {"blocks": iterations, "cross_attends": iterations, "cross_sharing": cross_sharing}
+    encoder = dataclasses.replace(config.encoder, **repeated, block_sharing=block_sharing)
+    model = build_perceiver_io(dataclasses.replace(config, encoder=encoder))
+    names = official_names(config)
+    names = {ours: official for ours, official in names.items() if not ours.startswith("encoder.")}
+    names |= {"encoder.latents": ("latents/pos_embs",)}
     for i in range(len(model.encoder.cross_attends)):
         names |= cross_attention(f"encoder.cross_attends.{i}", f"cross_attend_{i}")
     for i, block in enumerate(model.encoder.blocks):
@@ -151,11 +177,12 @@ def check_iterated(case: Case, dtype: torch.dtype) -> None:
     load(model, names, case)
     model.to(dtype)
 
-    encoded = model.encode(x)
-    compared.close("preprocessed_inputs", encoded.inputs.tokens)
-    for i, (name, latents) in enumerate(model.encoder.steps(encoded.inputs.tokens)):
-        compared.close(f"after_{name.removesuffix('_attend')}_{i // 2}", latents)
-    compared.close("latents", encoded.latents)
+    encoded = model.encode(x, mask=mask, positions=given_positions(case, model, dtype))
+    compared.maybe("preprocessed_inputs", lambda: encoded.inputs.tokens)
+    for i, (name, latents) in enumerate(model.encoder.steps(encoded.inputs.tokens, mask=mask)):
+        stored = f"after_{name.removesuffix('_attend')}_{i // 2}"
+        compared.maybe(stored, lambda latents=latents: latents)
+    compared.maybe("latents", lambda: encoded.latents)
     compared.close("output", model.decode(encoded))
     compared.done()
 
@@ -163,37 +190,48 @@ def check_iterated(case: Case, dtype: torch.dtype) -> None:
 def check_text(case: Case, dtype: torch.dtype) -> None:
     compared = Compared(case, dtype)
     model = model_of(case, case.info["config"], dtype, kind="mlm")
-    mask, labels = case.tensor("in/input_mask").bool(), case.tensor("in/labels")
-    encoded = model.encode(case.tensor("in/inputs"), mask=mask)
-    compared.close("embedded_inputs", encoded.inputs.tokens)
-    _, crossed = next(model.encoder.steps(encoded.inputs.tokens, mask=mask))
-    compared.close("encoder_cross_attend", crossed)
-    compared.close("latents", encoded.latents)
-    queries = model.output.make_queries(encoded.latents)
-    compared.close("output_embeddings", model.output.attend(encoded.latents, queries, query_mask=mask))
-    logits = model.decode(encoded, query_mask=mask)
+    mask = mask_of(case, "input_mask")
+    query_mask = mask if "in/query_mask" not in case.arrays else mask_of(case, "query_mask")
+    stored = {**case.tree("grad/"), **(case.tree("ref64/grad/") if dtype == torch.float64 else {})}
+    with torch.set_grad_enabled(bool(stored)):
+        encoded = model.encode(case.tensor("in/inputs"), mask=mask)
+        queries = model.output.make_queries(encoded.latents)
+        logits = model.decode(encoded, query_mask=query_mask)
+    compared.maybe("embedded_inputs", lambda: encoded.inputs.tokens)
+    compared.maybe("encoder_cross_attend", lambda: next(model.encoder.steps(encoded.inputs.tokens, mask=mask))[1])
+    compared.maybe("latents", lambda: encoded.latents)
+    compared.maybe("output_embeddings", lambda: model.output.attend(encoded.latents, queries, query_mask=query_mask))
     compared.close("output", logits)
-    compared.close("loss", nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1))
+    if "in/labels" in case.arrays:
+        labels = case.tensor("in/labels").flatten()
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=-1)
+        compared.close("loss", loss)
+        if stored:
+            loss.backward()
+    if stored:
+        assert model.config is not None
+        ours = dict(model.named_parameters())
+        for name, expected in convert_params(stored, model.config).items():
+            torch.testing.assert_close(ours[name].grad, expected.to(dtype), **case.tolerance)
     compared.done()
 
 
 def check_multimodal(case: Case, dtype: torch.dtype) -> None:
     compared = Compared(case, dtype)
-    model = model_of(case, case.info["config"], dtype, kind="multimodal")
+    x = {name: given(case, name, dtype) for name in ("audio", "image", "label")}
+    model = model_of(case, case.info["config"], dtype, kind="multimodal", shape=tuple(x["audio"].shape[1:]))
     output = model.output
     assert isinstance(output, MultimodalOutput)
-    points = {
-        name.removeprefix("in/subsampling_"): case.tensor(name)
-        for name in case.arrays
-        if name.startswith("in/subsampling_")
-    }
-    encoded = model.encode({name: given(case, name, dtype) for name in ("audio", "image", "label")})
-    compared.close("preprocessed_inputs", encoded.inputs.tokens)
-    compared.close("latents", encoded.latents)
+    points = {name: case.tensor(f"in/subsampling_{name}") for name in x if f"in/subsampling_{name}" in case.arrays}
+    if "in/query_mask" in case.arrays:
+        case.arrays.skip("in/query_mask", because="the official decoder of several modalities takes no notice of it")
+    encoded = model.encode(x, mask=mask_of(case, "input_mask"))
+    compared.maybe("preprocessed_inputs", lambda: encoded.inputs.tokens)
+    compared.maybe("latents", lambda: encoded.latents)
     queries = torch.cat(list(output.make_queries(encoded.latents, points).values()), 1)
-    compared.close("decoder_query", queries)
+    compared.maybe("decoder_query", lambda: queries)
     read = output.cross_attend(queries, encoded.latents, mask=AttentionMask())
-    compared.close("decoder_output", output.linear(read))
+    compared.maybe("decoder_output", lambda: output.linear(read))
     for name, result in model.decode(encoded, points=points).items():
         compared.close(f"output_{name}", result)
     compared.done()
@@ -202,8 +240,8 @@ def check_multimodal(case: Case, dtype: torch.dtype) -> None:
 def check_chunked(case: Case, dtype: torch.dtype) -> None:
     compared = Compared(case, dtype)
     config = case.info["config"]
-    model = model_of(case, config["model"], dtype, kind="multimodal")
     x = {name: given(case, name, dtype) for name in ("audio", "image", "label")}
+    model = model_of(case, config["model"], dtype, kind="multimodal", shape=tuple(x["audio"].shape[1:]))
     points = {
         "image": x["image"][0, ..., 0].numel(),
         "audio": x["audio"].shape[1] // config["model"]["samples_per_patch"],
@@ -218,8 +256,9 @@ def check_tiled(case: Case, dtype: torch.dtype) -> None:
     compared = Compared(case, dtype)
     config = case.info["config"]
     tile, overlap = tuple(config["patch_size"]), config["min_overlap"]
-    frames = torch.stack([given(case, "im1", dtype), given(case, "im2", dtype)])[None]
-    model = model_of(case, config["model"], dtype, shape=(2, *tile, 3))
+    frames = torch.stack([given(case, "im1", dtype), given(case, "im2", dtype)], -4)
+    frames = frames if frames.ndim == 5 else frames[None]
+    model = model_of(case, config["model"], dtype, shape=(2, *tile, frames.shape[-1]))
     compared.close("output", tiled_flow(model, frames, tile=tile, overlap=overlap))
     compared.equal("grid_indices", torch.tensor(tile_origins(tuple(frames.shape[2:4]), tile, overlap=overlap)))
     compared.done()

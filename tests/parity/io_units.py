@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceivers.convert.official_perceiver import attention, cross_attention, feed_forward, self_attention
-from perceivers.convert.official_perceiver_config import image_features, positions_config
+from perceivers.convert.official_perceiver_names import attention, cross_attention, feed_forward, self_attention
+from perceivers.convert.official_perceiver_parts import audio_features, image_features, positions_config
 from perceivers.convert.parameters import linear, norms
-from perceivers.models.feature_config import AudioFeatures, VectorFeatures
+from perceivers.models.feature_config import VectorFeatures
 from perceivers.models.input_config import InputConfig
 from perceivers.models.inputs import Input, build_positions
 from perceivers.models.output_config import AudioHead, ClassHead, GridHead, Head, LinearHead, PatchHead, UpsampleHead
@@ -27,12 +27,13 @@ from .official import Case
 def check_attention(case: Case, dtype: torch.dtype) -> None:
     compared, config = Compared(case, dtype), case.info["config"]
     q, kv = given(case, "q", dtype), given(case, "kv", dtype)
+    queries, keys = (valid(case, name, x) for name, x in (("query_mask", q), ("kv_mask", kv)))
     mask = own = AttentionMask()
-    if "in/kv_mask" in case.arrays:
-        keys, queries = case.tensor("in/kv_mask").bool(), case.tensor("in/query_mask").bool()
-        mask = AttentionMask(pairs=queries[:, :, None] & keys[:, None])
-        own = AttentionMask(pairs=keys[:, :, None] & keys[:, None])
-        compared.equal("mask", mask.pairs)
+    if queries is not None or keys is not None:
+        real = [torch.ones(x.shape[:2]).bool() if m is None else m for m, x in ((queries, q), (keys, kv))]
+        mask = AttentionMask(pairs=real[0][:, :, None] & real[1][:, None])
+        own = AttentionMask(pairs=real[1][:, :, None] & real[1][:, None])
+        compared.maybe("mask", lambda: mask.pairs.to(dtype))
     dim, context_dim = q.shape[-1], kv.shape[-1]
 
     compared.close("attention", _attention(case, q, kv, mask))
@@ -42,14 +43,22 @@ def check_attention(case: Case, dtype: torch.dtype) -> None:
         dim,
         context_dim,
         heads=c["num_heads"],
-        inner_dim=context_dim,
-        widening=c["widening_factor"],
+        inner_dim=c.get("qk_channels") or (dim if c.get("shape_for_attn", "kv") == "q" else context_dim),
+        value_dim=c.get("v_channels"),
+        widening=c.get("widening_factor", 1),
         activation="gelu_tanh",
         zero_empty=True,
+        query_residual=c.get("use_query_residual", True),
     )
     load(cross, {k.removeprefix("x."): v for k, v in cross_attention("x", "cross_attention").items()}, case)
     compared.close("cross_attention", cross.to(dtype)(q, kv, mask=mask))
-    block = SelfAttentionBlock(context_dim, heads=s["num_heads"], widening=s["widening_factor"], activation="gelu_tanh")
+    block = SelfAttentionBlock(
+        context_dim,
+        heads=s["num_heads"],
+        inner_dim=s.get("qk_channels"),
+        widening=s.get("widening_factor", 4),
+        activation="gelu_tanh",
+    )
     block.attention.zero_empty = True  # the model never masks its latents
     load(block, {k.removeprefix("x."): v for k, v in self_attention("x", "self_attention").items()}, case)
     compared.close("self_attention", block.to(dtype)(kv, mask=own))
@@ -64,24 +73,32 @@ def check_attention(case: Case, dtype: torch.dtype) -> None:
     compared.done()
 
 
+def valid(case: Case, name: str, x: Tensor) -> Tensor | None:
+    """A mask that the case may have, of the rows of `x`."""
+    if f"in/{name}" not in case.arrays:
+        return None
+    mask = case.tensor(f"in/{name}").bool()
+    assert mask.shape == x.shape[:2]
+    return mask
+
+
 def _attention(case: Case, q: Tensor, kv: Tensor, mask: AttentionMask) -> Tensor:
-    """With more output channels than ours has, which are those of the queries: the first of them, then the last."""
+    """With any number of output channels, of which ours has as many as the queries: so many at a time."""
     a, dim = case.info["config"]["attention"], q.shape[-1]
-    more = a["output_channels"] - dim
-    found = []
-    for rows in (slice(0, dim), slice(more, None)):
+    qk_dim = a.get("qk_channels") or dim
+    value_dim = a.get("v_channels") or qk_dim
+    state = official_state({k.removeprefix("x."): v for k, v in attention("x", "attention").items()}, case)
+    parts = []
+    for rows in torch.arange(a.get("output_channels") or value_dim).split(dim):
         reader = Attention(
-            dim,
-            kv.shape[-1],
-            heads=a["num_heads"],
-            inner_dim=a["qk_channels"],
-            value_dim=a["v_channels"],
-            zero_empty=True,
+            dim, kv.shape[-1], heads=a["num_heads"], inner_dim=qk_dim, value_dim=value_dim, zero_empty=True
         )
-        state = official_state({k.removeprefix("x."): v for k, v in attention("x", "attention").items()}, case)
-        reader.load_state_dict(state | {name: state[name][rows] for name in ("to_out.weight", "to_out.bias")})
-        found.append(reader.to(q.dtype)(q, kv, mask=mask))
-    return torch.cat([found[0], found[1][..., dim - more :]], -1)
+        last = {name: torch.zeros_like(reader.state_dict()[name]) for name in ("to_out.weight", "to_out.bias")}
+        for name, value in last.items():
+            value[: len(rows)] = state[name][rows]
+        reader.load_state_dict(state | last)
+        parts.append(reader.to(q.dtype)(q, kv, mask=mask)[..., : len(rows)])
+    return torch.cat(parts, -1)
 
 
 def check_positions(case: Case, dtype: torch.dtype) -> None:
@@ -175,7 +192,7 @@ def _input(call: Mapping[str, Any], shape: tuple[int, ...]) -> InputConfig:
         case "onehot":
             return InputConfig(features=VectorFeatures(dim=shape[0]))
         case "audio":
-            features = AudioFeatures(samples=shape[0], samples_per_patch=call["samples_per_patch"])
+            features = audio_features(shape, call["samples_per_patch"])
         case _:
             features = image_features(call, shape)
     return InputConfig(features=features, positions=positions_config(call))

@@ -17,6 +17,7 @@ __all__ = [
     "decode_perceiver_text",
     "encode_bytes",
     "encode_perceiver_bytes",
+    "encode_perceiver_specials",
     "encode_perceiver_text",
 ]
 
@@ -88,11 +89,20 @@ def encode_perceiver_text(text: str) -> Int[np.ndarray, " tokens"]:
     Raises:
         ValueError: The text holds half a surrogate pair, which UTF-8 cannot say.
     """
+    return encode_perceiver_specials(f"[CLS]{text}[SEP]")
+
+
+def encode_perceiver_specials(text: str) -> Int[np.ndarray, " tokens"]:
+    """Turn text into ids, names of special tokens into theirs; nothing comes before or after.
+
+    Raises:
+        ValueError: The text holds half a surrogate pair, which UTF-8 cannot say.
+    """
     parts = [
         np.array([PERCEIVER_SPECIALS.index(part)], np.int32)
         if part in PERCEIVER_SPECIALS
         else encode_perceiver_bytes(part)
-        for part in ["[CLS]", *_SPECIAL.split(text), "[SEP]"]
+        for part in _SPECIAL.split(text)
     ]
     return np.concatenate(parts)
 

@@ -19,7 +19,8 @@ from perceivers.data.text import (
     PERCEIVER_PAD,
     PERCEIVER_SPECIALS,
     decode_perceiver_bytes,
-    encode_bytes,
+    decode_perceiver_text,
+    encode_perceiver_specials,
 )
 from perceivers.models.feature_config import TokenFeatures
 from perceivers.models.input_config import InputConfig
@@ -28,7 +29,7 @@ from perceivers.models.perceiver_config import PerceiverIOConfig
 __all__ = ["Blank", "Choice", "Filled", "fill", "text_length"]
 
 MASK_NAME = PERCEIVER_SPECIALS[PERCEIVER_MASK]
-BLANK = re.compile(rf"(?:{re.escape(MASK_NAME)}|_{{2,}})+".encode())
+BLANK = re.compile(rf"(?:{re.escape(MASK_NAME)}|_{{2,}})+")
 LAST = PERCEIVER_OFFSET + 256
 """One after the id of the last byte."""
 
@@ -82,7 +83,8 @@ def fill(model: nn.Module, text: str, *, top: int = 5) -> Filled:
     """Fill the blanks of `text` with what the model finds most likely.
 
     Two underscores or more are a blank of as many bytes; [MASK] is one byte. Models that learned from whole words know
-    the space before a word as part of it: "the____" is easier than "the ____".
+    the space before a word as part of it: "the____" is easier than "the ____". As in transformers, "[PAD]" and the
+    other names of special tokens in the text are those tokens, which the model reads like any others.
 
     Args:
         model: A masked language model of bytes.
@@ -117,25 +119,29 @@ def fill(model: nn.Module, text: str, *, top: int = 5) -> Filled:
             Choice(decode_perceiver_bytes(filling[start:stop].numpy()), float(log_prob.exp()))
             for filling, log_prob in zip(fillings, log_probs, strict=True)
         ]
-        blanks.append(Blank(start, stop - start, choices))
+        blanks.append(Blank(_bytes_before(best[:start]), stop - start, choices))
     model.train(was_training)
-    return Filled(decode_perceiver_bytes(best.numpy()), blanks)
+    return Filled(decode_perceiver_text(best.numpy()), blanks)
 
 
 def _parse(text: str) -> tuple[Int[Tensor, " n"], list[tuple[int, int]]]:
     """Ids of a text with MASK in its blanks, and where these start and stop."""
-    data = encode_bytes(text).astype(np.uint8).tobytes()
     ids: list[int] = []
     spans: list[tuple[int, int]] = []
     place = 0
-    for match in BLANK.finditer(data):
-        ids += [byte + PERCEIVER_OFFSET for byte in data[place : match.start()]]
-        missing = len(match[0].replace(MASK_NAME.encode(), b"_"))
+    for match in BLANK.finditer(text):
+        ids += encode_perceiver_specials(text[place : match.start()]).tolist()
+        missing = len(match[0].replace(MASK_NAME, "_"))
         spans.append((len(ids), len(ids) + missing))
         ids += [PERCEIVER_MASK] * missing
         place = match.end()
-    ids += [byte + PERCEIVER_OFFSET for byte in data[place:]]
+    ids += encode_perceiver_specials(text[place:]).tolist()
     return torch.tensor(ids, dtype=torch.int64), spans
+
+
+def _bytes_before(tokens: Int[Tensor, " n"]) -> int:
+    """Bytes of the text that these ids are, special tokens by their names."""
+    return sum(1 if token >= PERCEIVER_OFFSET else len(PERCEIVER_SPECIALS[token]) for token in tokens.tolist())
 
 
 @torch.no_grad()
@@ -166,9 +172,10 @@ def _search(
 def _byte_log_probs(model: nn.Module, rows: Int[Tensor, "b n"], seq_len: int) -> Float[Tensor, "b n 256"]:
     """What the model gives each byte at each place; special ids are left out."""
     device = next(model.parameters()).device
-    padded = nn.functional.pad(rows, (0, seq_len - rows.shape[1]), value=PERCEIVER_PAD).to(device)
-    real = padded != PERCEIVER_PAD
-    mask = None if bool(real.all()) else real
+    missing = seq_len - rows.shape[1]
+    padded = nn.functional.pad(rows, (0, missing), value=PERCEIVER_PAD).to(device)
+    real = torch.arange(seq_len, device=device) < rows.shape[1]  # by place: a text may say [PAD]
+    mask = real.expand(len(rows), -1) if missing else None
     logits = model(padded, mask=mask, query_mask=mask)[:, : rows.shape[1], PERCEIVER_OFFSET:LAST]
     return logits.double().log_softmax(-1).cpu()
 

@@ -219,14 +219,23 @@ class AudioFeatures:
     """Samples of a token."""
     channels: int = 1
     """Channels of the recording."""
+    tokens: Literal["moments", "numbers"] = "moments"
+    """What `samples_per_patch` counts: "moments", at which a token has all channels; or, as in the reference,
+    "numbers": those of all channels at a moment, then those of the next, so that two channels make twice as many
+    tokens."""
 
     def __post_init__(self) -> None:
         positive(self, "samples", "samples_per_patch", "channels")
-        if rest := self.samples % self.samples_per_patch:
+        if rest := self.counted % self.samples_per_patch:
             raise ValueError(
-                f"{self.samples} samples are {self.samples // self.samples_per_patch} patches of "
-                f"{self.samples_per_patch} and {rest} more; cut them to {self.samples - rest}"
+                f"{self.counted} samples are {self.counted // self.samples_per_patch} patches of "
+                f"{self.samples_per_patch} and {rest} more; cut them to {self.counted - rest}"
             )
+
+    @property
+    def counted(self) -> int:
+        """Samples, those of all channels where tokens count numbers."""
+        return self.samples * (self.channels if self.tokens == "numbers" else 1)
 
     @property
     def shape(self) -> Shape:
@@ -236,12 +245,12 @@ class AudioFeatures:
     @property
     def grid(self) -> Shape:
         """Tokens."""
-        return (self.samples // self.samples_per_patch,)
+        return (self.counted // self.samples_per_patch,)
 
     @property
     def dim(self) -> int:
         """Channels of a token."""
-        return self.samples_per_patch * self.channels
+        return self.samples_per_patch * (self.channels if self.tokens == "moments" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,24 +357,26 @@ class PointFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorFeatures:
-    """One vector, such as a one-hot label, as one token."""
+    """One vector, such as a one-hot label, as one token; or several, which are tokens as they are."""
 
     kind: Literal["vector"] = "vector"
     dim: int = 700
     """Channels."""
+    vectors: int | None = None
+    """Vectors of an input; None for one, without an axis of vectors."""
 
     def __post_init__(self) -> None:
-        positive(self, "dim")
+        positive(self, "dim", *(["vectors"] if self.vectors is not None else []))
 
     @property
     def shape(self) -> Shape:
-        """Of a vector."""
-        return (self.dim,)
+        """Of a vector, or of several."""
+        return (self.dim,) if self.vectors is None else (self.vectors, self.dim)
 
     @property
     def grid(self) -> Shape:
-        """One token."""
-        return (1,)
+        """Tokens."""
+        return (self.vectors or 1,)
 
 
 Features = (

@@ -100,8 +100,7 @@ class HiP(nn.Module):
             wanted: Modalities to reconstruct; None for all. Labels need no block after the processor.
 
         Raises:
-            ValueError: A data set or modality that is unknown or missing; values of another shape or not finite; fewer
-                positions than groups.
+            ValueError: A data set or modality that is unknown or missing; values of another shape or not finite.
         """
         config = self.config
         expected = self._data_set(data_set)

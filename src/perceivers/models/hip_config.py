@@ -165,8 +165,6 @@ class HiPConfig:
                     )
             if not (grouped := self.grouped(data_set)):
                 raise ValueError(f"data set {data_set.name} has no modality that enters at the first block")
-            # Too few positions are an error when they come, not here: the official test counts the parameters of
-            # HiP-256 for a data set of 144 positions, too.
             if len(grouped) > self.groups[0] > 1:
                 group_layout(grouped, self.groups[0])
         if unknown := [name for name in self.label_modalities if name not in known]:

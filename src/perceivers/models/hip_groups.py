@@ -41,21 +41,20 @@ def group_layout(positions: dict[str, int], num_groups: int) -> GroupLayout:
     As in the reference: each modality gets a group, and each further group goes to the modality that has most positions
     a group, the first of them where several have (`assign_groups_to_modalities`, `ConstNumGrouper`).
 
-    Differs from the reference: one group may hold several modalities, which is its `ConcatenateGrouper`; and groups of
-    nothing but padding are an error where there are more groups than positions.
+    Also as in the reference: groups may hold nothing but padding, of a modality that does not fill its groups.
+
+    Differs from the reference: one group may hold several modalities, which is its `ConcatenateGrouper`.
 
     Raises:
-        ValueError: Fewer groups than modalities, or fewer positions than groups.
+        ValueError: Fewer groups than modalities.
     """
     if len(positions) > num_groups > 1:
         raise ValueError(
             f"{len(positions)} modalities ({', '.join(positions)}) need {len(positions)} groups, got {num_groups}: "
             "a group holds one modality, unless there is one group alone, which holds them all"
         )
-    if (total := sum(positions.values())) < num_groups:
-        listed = " + ".join(f"{count} of {name}" for name, count in positions.items())
-        raise ValueError(f"{listed} = {total} positions cannot fill {num_groups} groups; use at most {total} groups")
     if num_groups == 1:
+        total = sum(positions.values())
         return GroupLayout(positions=positions, groups=dict.fromkeys(positions, 1), num_groups=1, size=total)
     groups = dict.fromkeys(positions, 1)
     for _ in range(num_groups - len(positions)):

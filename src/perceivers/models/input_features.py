@@ -42,7 +42,7 @@ def build_features(config: Features) -> nn.Module:
         case FlowFeatures():
             return FramePairs(config)
         case AudioFeatures():
-            return AudioPatches(config.samples_per_patch)
+            return AudioPatches(config)
         case MelFeatures():
             return LogMel(sample_rate=config.sample_rate, window=config.window, hop=config.hop, bands=config.bands)
         case TokenFeatures():
@@ -50,7 +50,7 @@ def build_features(config: Features) -> nn.Module:
         case PointFeatures():
             return PointChannels(config.axes)
         case VectorFeatures():
-            return OneToken()
+            return Vectors(config)
 
 
 class Pixels(nn.Module):
@@ -149,13 +149,13 @@ class FramePairs(nn.Module):
 class AudioPatches(nn.Module):
     """So many samples in a row."""
 
-    def __init__(self, samples_per_patch: int) -> None:
+    def __init__(self, config: AudioFeatures) -> None:
         super().__init__()
-        self.samples_per_patch = samples_per_patch
+        self.config = config
 
     def forward(self, x: Float[Tensor, "b samples c"]) -> Float[Tensor, "b patches dim"]:
-        """Cut."""
-        return rearrange(x, "b (n s) c -> b n (s c)", s=self.samples_per_patch)
+        """Cut; channels of one moment stand beside each other, in one token where it counts moments."""
+        return x.reshape(len(x), *self.config.grid, self.config.dim)
 
 
 class TokenEmbedding(nn.Module):
@@ -198,9 +198,13 @@ class PointChannels(nn.Module):
         return x[..., self.axes :]
 
 
-class OneToken(nn.Module):
-    """A vector as a sequence of one."""
+class Vectors(nn.Module):
+    """One vector as a sequence of one, or several as they are."""
 
-    def forward(self, x: Float[Tensor, "b c"]) -> Float[Tensor, "b 1 c"]:
-        """Add the axis."""
-        return x[:, None]
+    def __init__(self, config: VectorFeatures) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, x: Float[Tensor, "b *n c"]) -> Float[Tensor, "b n c"]:
+        """Add the axis that a single vector has not."""
+        return x[:, None] if self.config.vectors is None else x
