@@ -171,7 +171,7 @@ def check_dependency(case: Case, model: ECP, dtype: torch.dtype) -> set[str]:
     logits = model.predict(model.states(case.tensor("in/tokens")[:1, :-1]))
     hook.remove()
     # A random sum: a plain one could have a gradient of zero.
-    weights = torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(1)).to(dtype)
+    weights = torch.randn(logits.shape[-1], generator=torch.Generator(logits.device).manual_seed(1)).to(dtype)
     for row, columns in enumerate(expected):
         (gradient,) = torch.autograd.grad((logits[0, row] * weights).sum(), embedded[0], retain_graph=True)
         assert torch.equal(gradient[0].abs().sum(-1) > 0, columns.bool()), row

@@ -158,7 +158,7 @@ def run(model: PerceiverAR, tokens: Tensor, positions: Tensor | None, *, z_index
 
 
 def _dense(mask: AttentionMask, batch: int, queries: int, keys: int) -> Tensor:
-    dense = mask.dense(queries, keys, torch.device("cpu"))
+    dense = mask.dense(queries, keys, torch.get_default_device())
     everything = torch.ones(batch, queries, keys, dtype=torch.bool)
     return everything if dense is None else everything & dense
 
