@@ -50,7 +50,15 @@ def test_demo_makes_its_files_and_says_what_they_are(tmp_path: Path, capsys: pyt
     for name in FILES:
         assert (tmp_path / "demo" / name).stat().st_size > 100
         assert name in printed
-    for words in ("unigram", "Kneser-Ney", "Perceiver AR", "95 %", "What to try next", "perceivers train music_small"):
+    for words in (
+        "unigram",
+        "Kneser-Ney",
+        "mixing counter",
+        "Perceiver AR",
+        "95 %",
+        "What to try next",
+        "perceivers train music_small",
+    ):
         assert words in printed
     assert (tmp_path / "demo" / "run" / "model.safetensors").exists()
 
@@ -61,7 +69,7 @@ def test_all_systems_are_scored_on_the_same_events(tmp_path: Path) -> None:
     events = sum(len(chorale_events(chorale)) + 1 for chorale in chorale_splits()["test"][:2])
     assert result.model.tokens.sum() == events
     # After seven steps the model has learned nothing that an n-gram hasn't.
-    assert result.ngram < result.model.nats_per_token < np.log(391) + 0.1
+    assert result.counter < result.ngram < result.model.nats_per_token < np.log(391) + 0.1
     difference = result.model.nats_per_token - result.ngram
     assert result.comparison.difference.value == pytest.approx(difference, rel=1e-3)
     assert 3.0 <= result.continuation_seconds < 4.0

@@ -1,4 +1,4 @@
-"""The demo: train on Bach's chorales, score unseen ones beside n-grams, continue one, and show all of it."""
+"""The demo: train on Bach's chorales, score unseen ones beside models that count, continue one, show all of it."""
 
 import shutil
 import time
@@ -16,6 +16,8 @@ from perceivers.data.render import piano_roll, write_wav
 from perceivers.data.tokens import StoreWriter, TokenStore
 from perceivers.evaluate.bootstrap import Comparison, paired_bootstrap
 from perceivers.evaluate.likelihood import Likelihood, score
+from perceivers.evaluate.mixing import MixingCounter
+from perceivers.evaluate.music_coding import SIZES, code_music
 from perceivers.evaluate.ngram import Unigram, choose_order
 from perceivers.evaluate.plots import plot_training
 from perceivers.generate.config import SamplingConfig
@@ -43,6 +45,8 @@ class DemoResult:
     """Of the best interpolated Kneser-Ney n-gram."""
     ngram_order: int
     """Its n, chosen on the validation chorales."""
+    counter: float
+    """Of mixed counters that are told which keys are down, the likely tonic and the place in the bar."""
     comparison: Comparison
     """Model against n-gram, by bootstrap over chorales."""
     continued: str
@@ -79,6 +83,7 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
     unigram, ngram, order = score_ngrams(splits, transpose=config.data.transpose)
     tokens = int(likelihood.tokens.sum())
     lines = {"unigram": unigram / tokens, f"{order}-gram": float(ngram.sum() / tokens)}
+    lines["mixing counter"] = score_counter(splits) / tokens
     name, length = continue_chorale(loaded, splits["test"][0], out, seed=seed)
     plot_training(read_metrics(out / "run"), out / "training.png", baselines=lines, title="Bach's chorales")
     return DemoResult(
@@ -86,6 +91,7 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
         unigram=lines["unigram"],
         ngram=lines[f"{order}-gram"],
         ngram_order=order,
+        counter=lines["mixing counter"],
         comparison=paired_bootstrap(likelihood.nats, ngram, likelihood.tokens),
         continued=name,
         continuation_seconds=length,
@@ -121,6 +127,15 @@ def score_ngrams(splits: dict[str, list[Chorale]], *, transpose: int) -> tuple[f
         bar.update()
     by_unigram = sum(float(unigram.nats(ids).sum()) for ids in test)
     return by_unigram, np.array([ngram.nats(ids).sum() for ids in test]), ngram.order
+
+
+def score_counter(splits: dict[str, list[Chorale]]) -> float:
+    """Nats of the test chorales by mixed counters, which see every chorale in the same key and need no others."""
+    with tqdm(total=1, desc="fitting a mixing counter", bar_format="{desc}: {n_fmt}/{total_fmt} {elapsed}") as bar:
+        counter = MixingCounter(SIZES, code_music).fit([chorale_events(chorale) for chorale in splits["train"]])
+        nats = sum(float(counter.nats(chorale_events(chorale)).sum()) for chorale in splits["test"])
+        bar.update()
+    return nats
 
 
 def continue_chorale(loaded: Loaded, chorale: Chorale, out: Path, *, seed: int) -> tuple[str, float]:
