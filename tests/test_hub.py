@@ -1,11 +1,15 @@
 import json
 import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -166,28 +170,109 @@ def test_tensors_of_any_layout_are_written(tmp_path: Path) -> None:
     assert torch.equal(read_tensors(tmp_path / "file")["a"], wanted)
 
 
+def hub_answers(monkeypatch: pytest.MonkeyPatch, answer: Exception | None) -> list[str]:
+    """Let the hub know every model, or fail; what was asked for."""
+    asked: list[str] = []
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            del token
+
+        def model_info(self, model_id: str, **options: Any) -> None:
+            asked.append(model_id)
+            if answer is not None:
+                raise answer
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    return asked
+
+
+def nothing_cached(*args: Any, **options: Any) -> str:
+    assert options["local_files_only"]
+    raise LocalEntryNotFoundError("not cached")
+
+
 def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*args: Any, **kwargs: Any) -> str:
-        raise LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
+    hub_answers(monkeypatch, ConnectionError("no route"))
+    monkeypatch.setattr(hub, "snapshot_download", nothing_cached)
     with pytest.raises(
-        FileNotFoundError, match=r"runs/a is no directory here.*LocalEntryNotFoundError.*or pytorch_model"
+        FileNotFoundError,
+        match=r"^owner/a does not exist here, and the hub could not be asked \(ConnectionError\); without a network, ",
     ):
-        find_model("runs/a")
+        find_model("owner/a")
 
 
-def test_a_name_that_no_hub_knows() -> None:
-    with pytest.raises(FileNotFoundError, match="a/b/c is no directory here, and the hub did not give it"):
-        find_model("a/b/c")
+def test_what_was_downloaded_earlier_needs_no_network(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_answers(monkeypatch, ConnectionError("no route"))
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, *, local_files_only, **_: str(saved))
+    assert find_model("owner/name") == saved
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub that accepts connections and never answers."""
+    monkeypatch.setattr(hub, "HUB_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(hub, "HfApi", lambda token: HfApi(endpoint=address, token=token))
+        yield
+
+
+def test_a_hub_that_never_answers(silent_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "snapshot_download", nothing_cached)
+    with pytest.raises(FileNotFoundError, match=r"does not exist here, and the hub (did not|could not be asked)"):
+        find_model("owner/name")
+
+
+def test_an_address_that_is_never_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time-out of a connection ends looking up a name."""
+    stop = Event()
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            del token
+
+        def model_info(self, *args: Any, **options: Any) -> None:
+            stop.wait()
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "HUB_SECONDS", 0.01)
+    monkeypatch.setattr(hub, "snapshot_download", nothing_cached)
+    with pytest.raises(FileNotFoundError, match=r"the hub did not answer within 0\.01 s"):
+        find_model("owner/name")
+    stop.set()
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "a", "./a", "../b", "/tmp/none", "a/", "here/a", "a b/c", "runs\\\\a", ""])
+def test_a_path_is_no_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    asked = hub_answers(monkeypatch, None)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_model(f"{name}/none" if name == "" else name)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_model(Path("owner/name"))
+    assert asked == []
+
+
+def test_the_nearest_run_is_named_first(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub_answers(monkeypatch, ConnectionError("no route"))
+    monkeypatch.setattr(hub, "snapshot_download", nothing_cached)
+    saved.rename("modle")
+    with pytest.raises(FileNotFoundError, match=r"^model does not exist; did you mean modle\?$"):
+        find_model("model")
+    with pytest.raises(FileNotFoundError, match=r"model/modle does not exist .*\); did you mean modle\?$"):
+        find_model("model/modle")
+    with pytest.raises(NotADirectoryError, match=r"^modle/config.json is a file: name its folder, modle$"):
+        read_model(Path("modle/config.json"))
 
 
 def test_an_id_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*args: Any, **kwargs: Any) -> str:
-        raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # pyright: ignore
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    with pytest.raises(FileNotFoundError, match=r"owner/name is no directory here.*RepositoryNotFoundError"):
+    response: Any = SimpleNamespace(headers={}, request=None)
+    hub_answers(monkeypatch, RepositoryNotFoundError("404", response=response))
+    monkeypatch.setattr(hub, "snapshot_download", nothing_cached)
+    with pytest.raises(FileNotFoundError, match=r"owner/name does not exist here, and the hub has no such model"):
         find_model("owner/name")
 
 
@@ -202,6 +287,7 @@ def test_a_model_from_the_hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
         asked.update(options, id=model_id)
         return str(saved)
 
+    hub_answers(monkeypatch, None)
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert find_model("owner/name", revision="v2", token="t") == saved
     assert (asked["id"], asked["revision"], asked["token"]) == ("owner/name", "v2", "t")
@@ -217,6 +303,7 @@ def test_weights_of_old_are_fetched_where_there_are_no_others(
         asked.append(options["allow_patterns"])
         return str(tmp_path)
 
+    hub_answers(monkeypatch, None)
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert find_model("owner/name") == tmp_path
     assert asked == [["config.json", "model.safetensors"], ["config.json", "pytorch_model.bin"]]

@@ -4,21 +4,27 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from perceivers.models.build import build
 from perceivers.models.config import ModelConfig
+from perceivers.nearest import check_source, no_such, suggestion
 from perceivers.records import from_dict, to_dict
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OLD_WEIGHTS = "pytorch_model.bin"
 """A pickle, which the hub has for models of transformers that are older than safetensors."""
+
+HUB_SECONDS = 5.0
+"""Time that the hub has to say whether it has a model."""
 
 
 def write_model(weights: Mapping[str, torch.Tensor], config: ModelConfig, tokenizer: str, directory: Path) -> None:
@@ -40,10 +46,18 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged or does not fit the other.
     """
+    if not directory.is_dir():
+        if not directory.exists():
+            raise FileNotFoundError(no_such(directory))
+        in_model = (directory.parent / CONFIG).is_file()
+        raise NotADirectoryError(
+            f"{directory} is a file: name {f'its folder, {directory.parent}' if in_model else 'a folder with a model'}"
+        )
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(
-                f"{directory} has no {name}: it holds no saved model (train one with --out {directory})"
+                f"{directory} has no {name}: it holds no saved model"
+                + (suggestion(directory) or f" (train one with --out {directory})")
             )
     try:
         saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
@@ -125,6 +139,9 @@ def find_model(
 ) -> Path:
     """The directory `source`, or one to which the model of that name on the Hugging Face hub was downloaded.
 
+    The hub is asked only for an id `owner/name` of which no folder `owner` is here, and has `HUB_SECONDS` to answer;
+    without an answer, what was downloaded earlier is taken.
+
     Args:
         source: Directory, or hub id `owner/name`.
         revision: Branch, tag or commit on the hub.
@@ -134,20 +151,44 @@ def find_model(
     Raises:
         FileNotFoundError: Neither is there.
     """
+    check_source(source)
     if Path(source).exists():
         return Path(source)
-    options = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    source = str(source)
+    problem = _ask_hub(source, revision, token)
+    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    options |= {"local_files_only": problem is not None}
     try:
-        found = Path(snapshot_download(str(source), **options, allow_patterns=[CONFIG, WEIGHTS]))
+        found = Path(snapshot_download(source, **options, allow_patterns=[CONFIG, WEIGHTS]))
         if not (found / WEIGHTS).is_file():
-            found = Path(snapshot_download(str(source), **options, allow_patterns=[CONFIG, OLD_WEIGHTS]))
+            found = Path(snapshot_download(source, **options, allow_patterns=[CONFIG, OLD_WEIGHTS]))
         return found
-    except (HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{source} is no directory here, and the hub did not give it ({type(error).__name__}); "
-            f"without a network, put its {CONFIG} and {WEIGHTS} (or {OLD_WEIGHTS}, where it has no other) into a "
-            "directory and name that"
-        ) from error
+    except Exception as error:  # of the hub's package, of its network packages, or of the disk
+        problem = problem or f"the hub did not give it ({type(error).__name__})"
+        remedy = f"; without a network, name a folder with its {CONFIG} and {WEIGHTS} (or {OLD_WEIGHTS}, if it is old)"
+        raise FileNotFoundError(f"{source} does not exist here, and {problem}{suggestion(source) or remedy}") from error
+
+
+def _ask_hub(model_id: str, revision: str | None, token: str | None) -> str | None:
+    """Why the hub gives no such model, in words; None where it does.
+
+    The question runs in a thread of its own: looking up the hub's address knows no time-out.
+    """
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            HfApi(token=token).model_info(model_id, revision=revision, timeout=HUB_SECONDS)
+            answers.append(None)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            answers.append("the hub has no such model, or does not show it without a token (`hf auth login`)")
+        except Exception as error:  # of the hub's package, or of its network packages
+            answers.append(f"the hub could not be asked ({type(error).__name__})")
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return answers[0] if answers else f"the hub did not answer within {HUB_SECONDS:g} s"
 
 
 def upload_model(directory: Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

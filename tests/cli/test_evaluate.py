@@ -109,7 +109,7 @@ def test_copy_sequences_in_a_store(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["nowhere/of/all"], "nowhere/of/all is no directory here"),
+        (["nowhere/of/all"], "nowhere/of/all does not exist"),
         (["EMPTY"], "has no config.json: it holds no saved model"),
         (["RUN", "--split", "tset"], "no split 'tset'; it has"),
         (["RUN", "--stride", "6"], "stride=6 must lie in 1..5"),

@@ -337,7 +337,7 @@ def test_ctrl_c_stops_music(command: Command, music_run: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["nowhere/of/all"], "nowhere/of/all is no directory here"),
+        (["nowhere/of/all"], "nowhere/of/all does not exist"),
         (["TEXT", "--prompt", "x.txt"], "x.txt: no such file"),
         (["TEXT", "--prompt", "x.mid"], "a prompt for a model of 'bytes' tokens ends in .txt or .npy"),
         (["TEXT", "--out", "x.mid"], "'bytes' tokens can be written as .txt, .npy, not as .mid"),

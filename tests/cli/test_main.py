@@ -36,6 +36,22 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert len(wrong.stderr.splitlines()) == 1
 
 
+MISTYPED = """
+import contextlib, io, sys
+from perceivers.cli.main import main
+for args in ["evaluate", "nowhere/of/all"], ["generate", "nowhere"], ["predict", "./nowhere", "x"], ["show", "a/b/c"], \
+        ["train", "a/b/c"], ["convert", "to-huggingface", "a/b/c", "out"], ["convert", "huggingface", "a/b/c", "out"]:
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert main(args) == 2, args
+    assert "does not exist" in err.getvalue(), err.getvalue()
+    assert args[0] == "show" or not {"torch", "huggingface_hub"} & sys.modules.keys(), args
+"""
+
+
+def test_a_path_that_leads_nowhere_is_refused_before_anything_is_loaded() -> None:
+    subprocess.run([sys.executable, "-c", MISTYPED], check=True)
+
+
 LARGE_TENSOR = """
 import sys
 from perceivers.cli.main import main

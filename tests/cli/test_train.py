@@ -205,7 +205,7 @@ def test_full_disk(command: Command, text_store: Path, tmp_path: Path, monkeypat
         (["text_small", "--out", "x", "--model.heads", "3"], "heads=3 must divide the 320 channels"),
         (["text_small", "--out", "x", "--lr", "1"], "--optim.lr"),
         (["text_small", "--out", "x", "--max-steps", "many"], "--max-steps"),
-        (["text_small", "--out", "x", "--init", "nowhere", "--data", "STORE", *TINY], "nowhere has no config.json"),
+        (["text_small", "--out", "x", "--init", "nowhere", "--data", "STORE", *TINY], "nowhere does not exist"),
         (["music_small", "--out", "x", "--data", "STORE", *TINY], "changes music events, but this data's tokenizer is"),
         (["imagenet64", "--out", "x", "--data", "STORE", *SMALL_MODEL], "positions have 3 axes"),
     ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from perceivers.cli.flags import parse
+from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,6 +112,7 @@ def _from_huggingface(kind: str, args: Sequence[str]) -> int:
         prog=f"perceivers convert {kind}",
         description="Make a saved model of a Perceiver that Hugging Face transformers has.",
     )
+    check_source(flags.source)
     _check_free(flags.out)
     from perceivers.convert.huggingface import is_huggingface, read_huggingface
     from perceivers.hub import CONFIG, find_model
@@ -130,6 +132,7 @@ def _to_huggingface(kind: str, args: Sequence[str]) -> int:
         prog=f"perceivers convert {kind}",
         description="Write a Perceiver or Perceiver IO so that Hugging Face transformers opens it.",
     )
+    check_source(flags.run)
     _check_free(flags.out)
     from perceivers.convert.huggingface import write_huggingface
     from perceivers.generate.loaded import load

@@ -12,6 +12,7 @@ from perceivers.cli import evaluate_io
 from perceivers.cli.console import as_json, counted, failed, table
 from perceivers.cli.flags import CONFIG, parse, read_config
 from perceivers.data.config import CopyConfig
+from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
     from perceivers.evaluate.copying import Copying
@@ -58,6 +59,7 @@ class EvaluateFlags:
 def run(args: Sequence[str]) -> int:
     """Parse, score, print."""
     flags = parse(EvaluateFlags, args, prog="perceivers evaluate", description=DESCRIPTION)
+    check_source(flags.run)
     from perceivers.generate.loaded import load
 
     loaded = load(flags.run, device=flags.device)

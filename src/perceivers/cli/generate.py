@@ -15,6 +15,7 @@ import tyro
 from perceivers.cli.console import command_line, failed, note, warn
 from perceivers.cli.flags import parse
 from perceivers.generate.config import DecodingConfig, SamplingConfig
+from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,7 @@ class GenerateFlags:
 def run(args: Sequence[str]) -> int:
     """Parse, generate, write."""
     flags = parse(GenerateFlags, args, prog="perceivers generate", description=DESCRIPTION)
+    check_source(flags.run)
     from perceivers.generate.files import check_output
     from perceivers.generate.loaded import load
     from perceivers.models.config import SequenceConfig

@@ -11,6 +11,7 @@ import tyro
 
 from perceivers.cli.console import as_json, command_line, failed, table
 from perceivers.cli.flags import parse
+from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
     from perceivers.generate.loaded import Loaded
@@ -55,6 +56,7 @@ class PredictFlags:
 def run(args: Sequence[str]) -> int:
     """Parse, predict, print."""
     flags = parse(PredictFlags, args, prog="perceivers predict", description=DESCRIPTION)
+    check_source(flags.run)
     if not flags.inputs:
         raise ValueError(f"name something to predict: perceivers predict {flags.run} INPUT")
     if flags.top < 1:

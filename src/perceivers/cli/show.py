@@ -26,6 +26,7 @@ from perceivers.models.output_config import (
 )
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.nearest import suggestion
 from perceivers.presets import PRESETS, preset, summary
 from perceivers.records import from_dict
 from perceivers.train.config import TrainConfig
@@ -92,6 +93,7 @@ def read_model_config(directory: Path) -> tuple[ModelConfig, str]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{directory} is neither a run nor a saved model: it has no {CONFIG} and no config.json"
+            + suggestion(directory)
         )
     from perceivers.convert.huggingface import is_huggingface, read_huggingface_config
 

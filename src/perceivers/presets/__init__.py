@@ -5,7 +5,9 @@
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 
+from perceivers.nearest import no_such, suggestion
 from perceivers.presets.masked import masked_small
 from perceivers.presets.pictures import fashion_classes, fashion_mae, flow_small, mnist, mnist_permuted
 from perceivers.presets.published import copy_32, copy_131072, imagenet64, maestro_symbolic, pg19
@@ -53,13 +55,16 @@ def preset(name: str) -> TrainConfig:
     """The configuration called `name`.
 
     Raises:
-        ValueError: There is none; the nearest name is suggested.
+        ValueError: There is none; the nearest name, or run, is suggested.
+        FileNotFoundError: It is a path that leads nowhere; likewise.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
-        raise ValueError(f"no preset or file is called {name!r}; {hint}")
-    return PRESETS[name]()
+    if name in PRESETS:
+        return PRESETS[name]()
+    if Path(name).name != name:
+        raise FileNotFoundError(no_such(name))
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else suggestion(name) or f"; there are {', '.join(PRESETS)}"
+    raise ValueError(f"no preset or file is called {name!r}{hint}")
 
 
 def summary(name: str) -> str:
