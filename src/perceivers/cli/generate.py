@@ -237,6 +237,7 @@ def collect(
     import numpy as np
 
     from perceivers.cli.progress import Progress
+    from perceivers.data.music import STEPS_PER_SECOND
 
     steps, most, seconds = steps_of(flags, loaded, prompt)
     made: list[list[int]] = [[] for _ in range(flags.samples)]
@@ -251,13 +252,11 @@ def collect(
     except (KeyboardInterrupt, Exception) as error:  # what is there is worth keeping, whatever went wrong
         note(f"stopped after {sum(map(len, made))} tokens")
         stopped = error
-    if stopped is None and seconds is not None and (short := min(progress.time_s)) < seconds:
-        why = (
-            f"it reached {most:,} tokens"
-            if len(made[progress.time_s.index(short)]) == most
-            else "the model ended the piece"
-        )
-        note(f"{short:.1f} s in place of {seconds:g}: {why}")
+    short = min(progress.steps)
+    if stopped is None and seconds is not None and short / STEPS_PER_SECOND < seconds:
+        is_full = len(made[progress.steps.index(short)]) == most
+        why = f"it reached {most:,} tokens" if is_full else "the model ended the piece"
+        note(f"{short / STEPS_PER_SECOND:.1f} s in place of {seconds:g}: {why}")
     return [np.array(row, np.int32) for row in made], stopped
 
 
