@@ -29,3 +29,16 @@ def test_a_tone_is_in_its_band(hertz: int) -> None:
 def test_bands_without_a_frequency_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\d+ of 101 mel bands hold none of the 65 frequencies of a window of 128"):
         LogMel(sample_rate=8000, window=128, hop=64, bands=101)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_quiet_sound_is_no_silence_in_narrow_types(dtype: torch.dtype, autocast: bool) -> None:
+    """Its power is less than float16 holds; only the result is rounded."""
+    mel = LogMel(sample_rate=8000, window=512, hop=128, bands=23)
+    tone = (0.01 * torch.sin(2 * math.pi * 1000 * torch.arange(1024) / 8000))[None, :, None].to(dtype)
+    expected = mel(tone.float())
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        result = mel(tone.float() if autocast else tone)
+    torch.testing.assert_close(result.float(), expected, rtol=torch.finfo(dtype).eps, atol=0)
+    assert expected.max() > math.log(1e-6) + 1

@@ -12,8 +12,8 @@ from perceivers.nn.attention import Attention, SharedContext, attend, attend_sha
 from perceivers.nn.masks import AttentionMask, length_mask
 from perceivers.nn.positions import Rotation
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 0.03}
-"""Of values and gradients of size 1 to 5; bfloat16 keeps 8 bits."""
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 0.03, torch.float16: 4e-3}
+"""Of values and gradients of size 1 to 5; bfloat16 keeps 8 bits, float16 11."""
 
 
 FLEX = ("causal-10-before", "all-conditions")
@@ -131,6 +131,14 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+def test_scores_that_float16_holds_only_once_they_are_scaled(backend: Any) -> None:
+    q = k = torch.full((1, 1, 5, 64), 40.0).half()
+    v = torch.randn(1, 1, 5, 64, generator=torch.Generator().manual_seed(0)).half()
+    read = attend(q, k, v, mask=AttentionMask(keys=torch.tensor([[False, True, True, True, True]])), backend=backend)
+    torch.testing.assert_close(read, v[:, :, 1:].mean(2, keepdim=True).expand_as(v), atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.usefixtures("unchecked")

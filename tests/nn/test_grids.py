@@ -83,3 +83,12 @@ def test_projection_and_residual_layers() -> None:
     x = x + grid.layers[1](x)
     assert torch.allclose(grid(ROWS)[0], x)
     assert ProjectedGrid(LearnedGrid((5,), 3, std=1.0), project_dim=None, layers=1).dim == 3
+
+
+def test_given_coordinates_in_float16_are_turned_in_float32() -> None:
+    grid = FourierGrid((7,), bands=3, max_resolution=(512,))
+    place = torch.tensor([[[-1.0], [0.25], [0.875]]])  # which float16 holds
+    like = torch.zeros(1, 1)
+    torch.testing.assert_close(
+        grid(like.half(), coordinates=place.half()), grid(like, coordinates=place).half(), atol=1e-3, rtol=1e-3
+    )

@@ -37,6 +37,14 @@ def test_rounded_weights(shape: tuple[int, ...], bias: bool) -> None:
     assert 0 < error.max() < 0.02
 
 
+def test_rounded_weights_of_zeros_in_float16() -> None:
+    layer = nn.Linear(7, 5).half()
+    layer.weight.data[3] = 0
+    with torch.no_grad():
+        result = Int8Linear(layer)(torch.ones(2, 7).half())
+    assert result[:, 3].tolist() == [layer.bias[3].item()] * 2
+
+
 def test_rounding_is_to_the_nearest() -> None:
     layer = nn.Linear(3, 1)
     layer.weight.data = torch.tensor([[1.27, 0.0149, -0.0151]])

@@ -3,7 +3,15 @@ import itertools
 import pytest
 import torch
 
-from perceivers.nn.masks import AttentionMask, align_right, causal_mask, latent_mask, length_mask
+from perceivers.nn.masks import (
+    AttentionMask,
+    additive,
+    align_right,
+    causal_mask,
+    latent_mask,
+    length_mask,
+    masked_score,
+)
 
 CPU = torch.device("cpu")
 
@@ -89,3 +97,19 @@ def test_keys_that_all_queries_come_after_need_no_mask() -> None:
     device = torch.device("cpu")
     assert mask.part(0, 9, queries=5, keys=13, device=device) == AttentionMask()
     assert mask.part(3, 13, queries=5, keys=13, device=device) == AttentionMask(causal=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_masked_score_is_finite_with_any_score_added_and_counts_nothing(dtype: torch.dtype) -> None:
+    masked = additive(torch.tensor([[[True, False]]]), torch.zeros(1, dtype=dtype))
+    assert masked is not None
+    assert masked.dtype == dtype
+    for score in (-30_000.0, 0.0, 30_000.0):
+        assert (masked + score).isfinite().all()
+    assert masked.float().softmax(-1).flatten().tolist() == [1, 0]
+
+
+def test_under_autocast_a_masked_score_fits_the_narrower_type() -> None:
+    with torch.autocast("cpu", torch.float16):
+        assert torch.tensor(masked_score(torch.zeros(1))).half().isfinite()
+    assert masked_score(torch.zeros(1)) == masked_score(torch.zeros(1, dtype=torch.float64)) == -1e30

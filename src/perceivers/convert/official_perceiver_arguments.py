@@ -92,7 +92,7 @@ PERCEIVER = {
     "patches_for_flow": False,
     "output_scale": 1,
 }
-TEXT = dict.fromkeys(("vocab_size", "d_model", "max_seq_len", "encoder", "decoder"), NEEDED)
+TEXT: dict[str, Any] = dict.fromkeys(("vocab_size", "d_model", "max_seq_len", "encoder", "decoder"), NEEDED)
 MULTIMODAL: dict[str, Any] = dict.fromkeys(
     (
         "num_frames",

@@ -50,7 +50,9 @@ class LogMel(nn.Module):
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 
     def forward(self, x: Float[Tensor, "b samples 1"]) -> Float[Tensor, "b frames bands 1"]:
-        """Log of 1e-6 plus the power."""
-        frames = x[..., 0].unfold(-1, self.window, self.hop) * self.hann
-        power = torch.fft.rfft(frames, norm="forward").abs().square()
-        return (power @ self.filters.T + 1e-6).log()[..., None]
+        """Log of 1e-6 plus the power, in float32 or wider whatever autocast says: float16 does not hold such powers."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            frames = x[..., 0].to(wide).unfold(-1, self.window, self.hop) * self.hann.to(wide)
+            power = torch.fft.rfft(frames, norm="forward").abs().square()
+            return (power @ self.filters.T.to(wide) + 1e-6).log()[..., None].to(x.dtype)

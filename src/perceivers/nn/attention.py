@@ -30,7 +30,7 @@ from torch.nn.attention.bias import causal_lower_right
 from perceivers.nn.derivatives import first_order_only
 from perceivers.nn.flex import flex
 from perceivers.nn.linear import Linear
-from perceivers.nn.masks import MASKED, AttentionMask, additive
+from perceivers.nn.masks import AttentionMask, additive, masked_score
 from perceivers.nn.normed import normed_linear
 from perceivers.nn.partial import FLASH_CPU, lower_right, lower_right_rows, merge, partial_attention
 from perceivers.nn.positions import Rotation
@@ -282,10 +282,10 @@ def attend_shared(
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)  # scaled first: products alone may leave float16
     visible = mask.dense(q.shape[2], k.shape[2], q.device)
     if visible is not None:
-        scores = scores.masked_fill(~visible[:, None], MASKED)
+        scores = scores.masked_fill(~visible[:, None], masked_score(scores))
     return scores.softmax(-1) @ v
 
 

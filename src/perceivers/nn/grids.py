@@ -78,7 +78,8 @@ class FourierGrid(nn.Module):
     ) -> Float[Tensor, "batch n dim"]:
         """Features of all points, of chosen `points`, or of `coordinates` in -1..1, for each row of `like`."""
         if coordinates is not None:
-            features = self._features(coordinates, self.max_resolution, concat=self.coordinates)
+            wide = coordinates.to(torch.promote_types(coordinates.dtype, torch.float32))
+            features = self._features(wide, self.max_resolution, concat=self.coordinates)
         elif points is not None:
             place = point_coordinates(points, self.shape, like)
             features = self._features(place, self.max_resolution, concat=self.coordinates)

@@ -32,9 +32,10 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        largest = linear.weight.detach().abs().amax(1, keepdim=True).clamp(min=1e-12)
-        self.register_buffer("weight", (linear.weight.detach() / largest * 127).round().to(torch.int8))
-        self.register_buffer("scale", (largest[:, 0] / 127).clone())
+        wide = linear.weight.detach().float()  # float16 has no 1e-12
+        largest = wide.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        self.register_buffer("weight", (wide / largest * 127).round().to(torch.int8))
+        self.register_buffer("scale", (largest[:, 0] / 127).to(linear.weight.dtype))
         # Zeros where there is none, as one vector is little beside a matrix.
         bias = self.scale.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach().clone()
         self.register_buffer("bias", bias)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-# Score of a masked pair. Finite, so that a query that may read nothing gets some average and no NaN.
+# Score of a masked pair, where a float type holds it.
 MASKED = -1e30
 
 
@@ -69,11 +69,23 @@ class AttentionMask:
         return AttentionMask(keys=real, pairs=rest if pairs is None else pairs & rest)
 
 
+def masked_score(like: Tensor) -> float:
+    """Score of a masked pair among scores like these, or in what autocast makes of them.
+
+    Finite, so that a query that may read nothing gets some average and no NaN. Of float16 it is half the least number,
+    so that with a score added it is still finite, and its exponential is 0 beside any other's.
+    """
+    kind, least = like.device.type, torch.finfo(like.dtype).min
+    if torch.is_autocast_enabled(kind):
+        least = max(least, torch.finfo(torch.get_autocast_dtype(kind)).min)
+    return max(MASKED, least / 2)
+
+
 def additive(visible: Bool[Tensor, "#b #q k"] | None, like: Tensor) -> Float[Tensor, "#b 1 #q k"] | None:
-    """What is added to the scores: 0 where visible, `MASKED` elsewhere; None where all are visible."""
+    """What is added to the scores: 0 where visible, `masked_score` elsewhere; None where all are visible."""
     if visible is None:
         return None
-    return torch.zeros_like(visible, dtype=like.dtype).masked_fill_(~visible, MASKED)[:, None]
+    return torch.zeros_like(visible, dtype=like.dtype).masked_fill_(~visible, masked_score(like))[:, None]
 
 
 def causal_mask(queries: int, keys: int, *, block: int = 1, device: torch.device) -> Bool[Tensor, "queries keys"]:
