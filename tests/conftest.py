@@ -1,13 +1,22 @@
 """Run every test with checked shapes: jaxtyping annotations are enforced by beartype."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 install_import_hook("perceivers", "beartype.beartype")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users have it: annotations are not enforced, and what is wrong must be refused in words."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 class LargestTensor(TorchDispatchMode):

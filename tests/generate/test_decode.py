@@ -403,6 +403,7 @@ def test_a_table_of_places_in_the_input_ends_where_it_is_cached() -> None:
     [
         ([], {}, "0 prompts with 1 samples each: there must be at least one of both"),
         ([[SOS]], {"samples": 0}, "1 prompts with 0 samples each: there must be at least one of both"),
+        ([[SOS]], {"max_tokens": -1}, "max_tokens=-1 must be 0 or more"),
         ([[SOS], []], {}, "the prompt is empty: give at least the start token"),
         ([[SOS], [SOS, 17]], {}, r"the prompt holds id 17, the model knows 0\.\.16"),
         ([[SOS, -1, 3]], {}, r"the prompt holds id -1, the model knows 0\.\.16"),
@@ -414,13 +415,7 @@ def test_a_table_of_places_in_the_input_ends_where_it_is_cached() -> None:
 )
 def test_mistakes_are_found_at_the_call(prompts: list[list[int]], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        decode(fresh(), prompts, max_tokens=1, **options)
-
-
-def test_a_model_of_images() -> None:
-    model = fresh(replace(CONFIG, positions=TablePositions(sizes=(4, 4, 5))))
-    with pytest.raises(ValueError, match="positions have 3 axes; only sequences can be generated"):
-        decode(model, [[SOS]], max_tokens=1)
+        decode(fresh(), prompts, **({"max_tokens": 1} | options))
 
 
 @pytest.mark.filterwarnings("ignore:num_latents=7 is more than")

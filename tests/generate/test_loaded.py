@@ -141,8 +141,8 @@ def test_the_start_token_is_in_front_and_ids_are_moved(monkeypatch: pytest.Monke
     def constraint() -> Any: ...
 
     monkeypatch.setattr(module, "decode", decode)
-    asked = {"max_tokens": 7, "sampling": SamplingConfig(top_k=3), "decoding": DecodingConfig(refill=2)}
-    expected = {**asked, "samples": 1, "stop_at_eos": False, "constraint": constraint}
+    asked: dict[str, Any] = {"max_tokens": 7, "sampling": SamplingConfig(top_k=3), "decoding": DecodingConfig(refill=2)}
+    expected = {**asked, "samples": 1, "stop_at_eos": False, "constraint": constraint, "positions": None}
     model, prompt, options = fresh(), [0, 12], {**asked, "stop_at_end": False, "constraint": constraint}
     assert model.generate(prompt, **options).tolist() == [0, 12]
     assert list(model.stream(prompt, **options)) == [0, 12]

@@ -47,29 +47,42 @@ def fresh(config: PerceiverARConfig, dtype: torch.dtype = torch.float64) -> Perc
     return model
 
 
+COUNTED = torch.arange(1, 99)[:, None]
+
+
 @torch.no_grad()
-def full(model: PerceiverAR, row: list[int], *, seq_len: int, num_latents: int) -> torch.Tensor:
+def full(
+    model: PerceiverAR, row: list[int], *, seq_len: int, num_latents: int, positions: torch.Tensor = COUNTED
+) -> torch.Tensor:
     """Logits after a row, from a forward pass over its newest tokens."""
     window = row[-seq_len:]
-    positions = torch.arange(len(row) - len(window) + 1, len(row) + 1)[None, :, None]
+    positions = positions[len(row) - len(window) : len(row)][None]
     return model(torch.tensor([window]), positions=positions, num_latents=min(num_latents, len(window)))[0, -1]
 
 
-def largest_error(run: CachedPerceiverAR, prompts: list[list[int]], *, tokens: int, samples: int = 1) -> float:
+def largest_error(
+    run: CachedPerceiverAR,
+    prompts: list[list[int]],
+    *,
+    tokens: int,
+    samples: int = 1,
+    positions: list[torch.Tensor] | None = None,
+) -> float:
     """Difference from full passes with the same latents over the same input, while random tokens are added.
 
     Looked for at every second step, which meets rebuilds at all distances.
     """
     rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+    given = [row for row in positions or [COUNTED] * len(prompts) for _ in range(samples)]
     generator = torch.Generator().manual_seed(1)
-    logits = run.start(prompts, max_tokens=tokens, samples=samples)
+    logits = run.start(prompts, max_tokens=tokens, samples=samples, positions=positions)
     latents, worst = run.prompt_latents, 0.0
     for step in range(tokens):
         seq_len = run.end + run.shared_end - run.shared_start
         assert seq_len <= run.config.max_seq_len
         if step % 2 == 0:
-            for got, row in zip(logits, rows, strict=True):
-                expected = full(run.model, row, seq_len=seq_len, num_latents=latents)
+            for got, row, places in zip(logits, rows, given, strict=True):
+                expected = full(run.model, row, seq_len=seq_len, num_latents=latents, positions=places)
                 worst = max(worst, float((got - expected).abs().max()))
         if step == tokens - 1:
             return worst
@@ -87,6 +100,51 @@ def test_kept_keys_give_what_full_passes_give(name: str, samples: int) -> None:
     run = CachedPerceiverAR(fresh(VARIANTS[name]), refill=3, prompt_latents=2)
     tokens = 14 if name == "table counted" else 31
     assert largest_error(run, PROMPTS, tokens=tokens, samples=samples) < 1e-12
+
+
+FROM_DATA = {
+    "rotary": (CONFIG, 1),
+    "offset queries": (replace(CONFIG, query_offset=True), 1),
+    "sinusoidal": (replace(CONFIG, positions=TablePositions(sizes=(29,))), 1),
+    "two axes": (replace(CONFIG, positions=TablePositions(table="random", learned=True, sizes=(29, 5))), 2),
+    "three axes": (replace(CONFIG, positions=TablePositions(table="fourier", sizes=(29, 5, 31))), 3),
+    "two latents a position": (
+        replace(CONFIG, latents_per_position=2, positions=TablePositions(table="random", sizes=(7, 5))),
+        2,
+    ),
+    "extra cross-attends": (replace(CONFIG, extra_cross_attends=(0, 1)), 1),
+}
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_positions_of_the_data_are_those_that_are_given(name: str, samples: int) -> None:
+    """Of any number of axes, in no order, other ones in each row, far past the model's input length."""
+    config, axes = FROM_DATA[name]
+    run = CachedPerceiverAR(fresh(config), refill=3, prompt_latents=2)
+    generator = torch.Generator().manual_seed(3)
+    low, sizes = (0, config.table_sizes) if config.table_sizes else (-1_000_000, (1_000_000,))
+    needed = [len(prompt) + 30 for prompt in PROMPTS]
+    positions = [
+        torch.stack([torch.randint(low, size, (count,), generator=generator) for size in sizes], -1) for count in needed
+    ]
+    assert all(row.shape == (count, axes) for row, count in zip(positions, needed, strict=True))
+    assert largest_error(run, PROMPTS, tokens=31, samples=samples, positions=positions) < 1e-12
+
+
+def test_of_a_prompt_that_is_too_long_the_newest_positions_are_read() -> None:
+    run = CachedPerceiverAR(fresh(CONFIG), refill=3)
+    prompts = [[2, *range(3, 16), *range(3, 17)], [2, 5]]
+    positions = [torch.arange(500, 0, -1)[:, None] ** 2 % 71, torch.arange(-9, 40)[:, None] * 5]
+    assert largest_error(run, prompts, tokens=17, samples=2, positions=positions) < 1e-12
+
+
+def test_given_positions_that_count_are_counted_ones() -> None:
+    run = CachedPerceiverAR(fresh(CONFIG), refill=3)
+    counted = [run.start(PROMPTS, max_tokens=9), *(run.feed(torch.tensor([3, 4, 5])) for _ in range(8))]
+    given = [run.start(PROMPTS, max_tokens=9, positions=[COUNTED] * 3)]
+    given += [run.feed(torch.tensor([3, 4, 5])) for _ in range(8)]
+    assert torch.equal(torch.stack(given), torch.stack(counted))
 
 
 @pytest.mark.parametrize(

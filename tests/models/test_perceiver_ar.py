@@ -368,6 +368,20 @@ def test_errors(options: dict[str, Any], change: dict[str, Any], message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_of_several_tables_the_first_is_counted_from_the_end() -> None:
+    """As in the reference, which reads as many tables as positions have axes: counted ones have one."""
+    several = tiny(positions=TablePositions(table="random", learned=True, sizes=(17, 7)), position_source="end")
+    one = tiny(positions=TablePositions(table="random", learned=True, sizes=(17,)), position_source="end")
+    one.load_state_dict({name: value for name, value in several.state_dict().items() if "axis1" not in name})
+    given = rows([13, 4])
+    logits = several(**given)
+    assert torch.equal(logits, one(**given))
+    logits.sum().backward()
+    first, second = several.get_parameter("position_tables.axis0"), several.get_parameter("position_tables.axis1")
+    assert first.grad is not None
+    assert second.grad is None
+
+
 @pytest.mark.parametrize("options", [{}, {"positions": TablePositions()}, {"extra_cross_attends": (1,)}], ids=str)
 def test_no_matrix_of_latents_and_inputs_exists_in_training(options: dict[str, Any], largest_tensor: Any) -> None:
     seq_len, num_latents = 431, 211

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {"max_seq_len": 11, "num_latents": 5, "dim": 14, "depth"
             "a Fourier table needs an even width, got 7 channels",
         ),
         (
-            {"positions": TablePositions(sizes=(5, 7)), "position_source": "end"},
+            {"positions": TablePositions(sizes=(5, 7)), "position_source": "start"},
             "positions of several axes come from the data",
         ),
         ({"positions": RotaryPositions(cross_head_groups=3)}, "cross_head_groups=3 must divide cross_heads=2"),

@@ -63,6 +63,10 @@ class Case:
         tensor = torch.from_numpy(self.arrays[name].copy())
         return tensor if tensor.is_floating_point() else tensor.long()
 
+    def maybe(self, name: str) -> Tensor | None:
+        """A stored tensor, or None."""
+        return self.tensor(name) if name in self.arrays else None
+
     def expected(self, name: str, dtype: torch.dtype) -> Tensor:
         """A result: of the float64 run where it is wanted and stored."""
         source = "ref64" if dtype == torch.float64 and f"ref64/{name}" in self.arrays else "out"
@@ -93,8 +97,13 @@ def row_lengths(tokens: Tensor) -> Tensor:
     return torch.where(zero.any(-1), zero.int().argmax(-1), tokens.shape[-1])
 
 
-def token_batch(events: Tensor, positions: Tensor) -> TokenBatch:
-    return TokenBatch(events, positions, row_lengths(events))
+def token_batch(events: Tensor, positions: Tensor | None) -> TokenBatch:
+    """A batch of the training loop; a case without positions has them counted from 1, as the official pipeline does."""
+    lengths = row_lengths(events)
+    if positions is None:
+        counted = torch.arange(1, events.shape[1] + 1)
+        positions = (counted * (counted <= lengths[:, None]))[..., None]
+    return TokenBatch(events, positions, lengths)
 
 
 class Recorder(nn.Module):

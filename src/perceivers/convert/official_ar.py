@@ -196,7 +196,7 @@ def official_names(config: PerceiverARConfig) -> Names:
     root = "perceiver_ar/~"
     names: Names = {"token_embedding.weight": (f"{root}/embed/embeddings",)}
     if isinstance(config.positions, TablePositions):
-        for axis in range(config.position_axes):
+        for axis in range(len(config.table_sizes)):
             names[f"position_tables.axis{axis}"] = (f"{root}/embed_{axis + 1}/embeddings",)
     match config.queries:
         case LearnedQueries():

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from perceivers.data.batch import EOS, NUM_SPECIAL, PAD, SOS
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
+from perceivers.generate.prompts import Positions, check_prompt, prompt_positions
 from perceivers.generate.sampling import log_probabilities, sample
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
 from perceivers.models.ecp import ECP
 from perceivers.models.ecp_cached import CachedECP, why_pattern_not_cached
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.perceiver_ar import PerceiverAR
-from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,25 @@ class FullForward:
         del max_tokens
         return self.longest
 
-    def start(self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1) -> Float[Tensor, "rows vocab"]:
-        """Logits of the token after each prompt, `samples` rows for each; `max_tokens` is not needed."""
+    def start(
+        self,
+        prompts: list[list[int]],
+        *,
+        max_tokens: int,
+        samples: int = 1,
+        positions: list[Int[Tensor, "_ axes"]] | None = None,
+    ) -> Float[Tensor, "rows vocab"]:
+        """Logits of the token after each prompt, `samples` rows for each.
+
+        Args:
+            prompts: Model ids, a row each.
+            max_tokens: Not needed.
+            samples: Rows that continue each prompt.
+            positions: Of each prompt's tokens and of those to come; None to count from 1.
+        """
         del max_tokens
         self.rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+        self.positions = None if positions is None else [row for row in positions for _ in range(samples)]
         return self._logits()
 
     def feed(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
@@ -72,12 +87,19 @@ class FullForward:
         longest = max(map(len, kept))
         tokens = torch.tensor([row + [PAD] * (longest - len(row)) for row in kept], device=device)
         first = torch.tensor([len(row) - len(part) for row, part in zip(self.rows, kept, strict=True)], device=device)
-        columns = torch.arange(1, longest + 1, device=device)
-        positions = (columns + first[:, None]) * (columns <= lengths[:, None])
+        if self.positions is None:
+            columns = torch.arange(1, longest + 1, device=device)
+            positions = ((columns + first[:, None]) * (columns <= lengths[:, None]))[..., None]
+        else:
+            parts = (
+                given[len(row) - len(part) : len(row)]
+                for given, row, part in zip(self.positions, self.rows, kept, strict=True)
+            )
+            positions = nn.utils.rnn.pad_sequence(list(parts), batch_first=True).to(device)
         ragged = min(map(len, kept)) < longest
         logits = self.model(
             tokens,
-            positions=positions[..., None],
+            positions=positions,
             lengths=lengths if ragged else None,
             num_latents=min(self.num_latents, longest),
         )
@@ -98,6 +120,7 @@ def decode(
     decoding: DecodingConfig | None = None,
     stop_at_eos: bool = True,
     constraint: Callable[[], Constraint] | None = None,
+    positions: Collection[Positions] | None = None,
 ) -> Iterator[Step]:
     """Model ids that continue `prompts`, as they are drawn; PAD and SOS are never drawn.
 
@@ -106,25 +129,33 @@ def decode(
 
     Args:
         model: A Perceiver AR or an ECP, in evaluation mode.
-        prompts: Model ids, SOS first; positions count from 1. Of a prompt longer than the model's input only the newest
-            tokens are read; ECP of its own pattern reads all.
+        prompts: Model ids, SOS first. Of a prompt longer than the model's input only the newest tokens are read; ECP of
+            its own pattern reads all.
         max_tokens: Most tokens to draw, a row.
         samples: Continuations of each prompt: rows prompt by prompt. The j-th of each (from 0) has seed `seed + j`.
         sampling: How to draw.
         decoding: What is kept from token to token.
         stop_at_eos: A row ends before an EOS; otherwise none is drawn.
         constraint: Makes, for each row, what says which raw ids may follow those so far; None for all.
+        positions: For a model that takes them from the data: for each prompt an integer array [tokens, axes] (of one
+            axis [tokens] too), which begins with the SOS and reaches over the tokens to come: at least
+            `len(prompt) + max_tokens - 1`. Any values go, in any order; samples of a prompt share them. None counts 1,
+            2, 3, ... from the SOS.
 
     Raises:
-        ValueError: A prompt is empty, has unknown ids, or runs past a position table; numbers that don't fit; a model
-            that predicts no next tokens; while tokens are drawn: a constraint that allows none.
+        ValueError: A prompt is empty, has unknown ids, or runs past a position table; positions of another shape or
+            kind, or too few; numbers that don't fit; a model that predicts no next tokens; while tokens are drawn: a
+            constraint that allows none.
         FloatingPointError: While tokens are drawn: a prediction is not a number.
     """
     config = _sequence_model(model).config
+    if max_tokens < 0:
+        raise ValueError(f"max_tokens={max_tokens} must be 0 or more")
     if not prompts or samples < 1:
         raise ValueError(f"{len(prompts)} prompts with {samples} samples each: there must be at least one of both")
     for prompt in prompts:
-        check_prompt(prompt, config, max_tokens)
+        check_prompt(prompt, config)
+    given = prompt_positions(positions, prompts, config, max_tokens)
     predictor = _predictor(model, decoding or DecodingConfig())
     rows = _Rows(
         [prompt for prompt in prompts for _ in range(samples)],
@@ -137,7 +168,8 @@ def decode(
     )
     if max_tokens < 1:
         return iter(())
-    return _draw(predictor, rows, predictor.start(prompts, max_tokens=max_tokens, samples=samples), max_tokens)
+    logits = predictor.start(prompts, max_tokens=max_tokens, samples=samples, positions=given)
+    return _draw(predictor, rows, logits, max_tokens)
 
 
 def _draw(predictor: Predictor, rows: "_Rows", logits: Float[Tensor, "rows vocab"], max_tokens: int) -> Iterator[Step]:
@@ -277,24 +309,3 @@ def _keeps(decoding: DecodingConfig, reason: str | None) -> bool:
 
 def _cache_dtype(decoding: DecodingConfig) -> torch.dtype | None:
     return None if decoding.cache_dtype == "auto" else getattr(torch, decoding.cache_dtype)
-
-
-def check_prompt(prompt: list[int], config: PerceiverARConfig | ECPConfig, max_tokens: int) -> None:
-    """Refuse what the model can't read.
-
-    Raises:
-        ValueError: Says what is wrong.
-    """
-    if not prompt:
-        raise ValueError("the prompt is empty: give at least the start token, SOS")
-    if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-        bad = next(token for token in prompt if not 0 <= token < config.vocab_size)
-        raise ValueError(f"the prompt holds id {bad}, the model knows 0..{config.vocab_size - 1}")
-    if config.position_axes != 1:
-        raise ValueError(f"this model's positions have {config.position_axes} axes; only sequences can be generated")
-    last = config.max_position
-    if last is not None and len(prompt) + max_tokens - 1 > last:
-        raise ValueError(
-            f"a prompt of {len(prompt)} tokens and {max_tokens} new ones pass position {last}, where this "
-            f"model's position table ends: ask for at most {max(last + 1 - len(prompt), 0)} new tokens"
-        )

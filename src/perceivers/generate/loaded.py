@@ -1,13 +1,14 @@
 """`perceivers.load`: a model, its tokenizer and its config together, ready to generate."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int
 from torch import nn
 
 from perceivers.convert.huggingface import is_huggingface, read_huggingface
@@ -19,12 +20,13 @@ from perceivers.generate.constraints import Constraint
 from perceivers.generate.decode import Step, decode
 from perceivers.generate.files import shift_steps
 from perceivers.generate.lean import Weights, lighten
+from perceivers.generate.prompts import Positions, whole_ids
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.nn.linear import Int8Linear
 
-Prompt = Integer[np.ndarray, " _"] | list[int] | str | None
-"""Raw ids, or text for a model of bytes; None or empty starts from nothing."""
+Prompt = Iterable[Any] | str | None
+"""Raw ids of any integer type, or text for a model of bytes; None or empty starts from nothing."""
 
 
 class Loaded:
@@ -98,8 +100,9 @@ class Loaded:
         decoding: DecodingConfig | None = None,
         stop_at_end: bool = True,
         constraint: Callable[[], Constraint] | None = None,
+        positions: Positions | None = None,
     ) -> Int[np.ndarray, " tokens"]:
-        """Raw ids that continue `prompt`; see `steps` for the arguments."""
+        """Raw ids that continue `prompt`; see `steps` for the arguments (`positions` are those of this one prompt)."""
         ids = self.stream(
             prompt,
             max_tokens=max_tokens,
@@ -108,6 +111,7 @@ class Loaded:
             decoding=decoding,
             stop_at_end=stop_at_end,
             constraint=constraint,
+            positions=positions,
         )
         return np.fromiter(ids, np.int32)
 
@@ -122,6 +126,7 @@ class Loaded:
         decoding: DecodingConfig | None = None,
         stop_at_end: bool = True,
         constraint: Callable[[], Constraint] | None = None,
+        positions: Collection[Positions] | None = None,
     ) -> "list[Continuation]":
         """`samples` continuations of each prompt, all at once, prompt by prompt; see `steps` for the arguments."""
         steps = list(
@@ -134,6 +139,7 @@ class Loaded:
                 decoding=decoding,
                 stop_at_end=stop_at_end,
                 constraint=constraint,
+                positions=positions,
             )
         )
         rows = range(len(prompts) * samples)
@@ -149,8 +155,9 @@ class Loaded:
         decoding: DecodingConfig | None = None,
         stop_at_end: bool = True,
         constraint: Callable[[], Constraint] | None = None,
+        positions: Positions | None = None,
     ) -> Iterator[int]:
-        """Raw ids that continue `prompt`, as they are drawn; see `steps` for the arguments."""
+        """As `generate`, each id as soon as it is drawn."""
         steps = self.steps(
             [prompt],
             max_tokens=max_tokens,
@@ -159,6 +166,7 @@ class Loaded:
             decoding=decoding,
             stop_at_end=stop_at_end,
             constraint=constraint,
+            positions=None if positions is None else [positions],
         )
         return (token for step in steps for token in step.tokens if token is not None)
 
@@ -173,6 +181,7 @@ class Loaded:
         decoding: DecodingConfig | None = None,
         stop_at_end: bool = True,
         constraint: Callable[[], Constraint] | None = None,
+        positions: Collection[Positions] | None = None,
     ) -> Iterator[Step]:
         """Raw ids that continue `prompts`, a step for all rows at a time.
 
@@ -185,9 +194,13 @@ class Loaded:
             decoding: What is kept from token to token: the dial between speed and quality.
             stop_at_end: Let the model end the piece.
             constraint: Makes what says which ids may follow, such as `PlayableKeys` for music; None for anything.
+            positions: For a model that takes them from the data: for each prompt an integer array [tokens, axes] (of
+                one axis [tokens] too) of the start token, which stands before every prompt, of the prompt's tokens and
+                of those to come: at least `len(prompt) + max_tokens`. Any values go, in any order; samples of a prompt
+                share them. None counts 1, 2, 3, ...
 
         Raises:
-            ValueError: A prompt has ids that the model doesn't know, or numbers don't fit the model.
+            ValueError: A prompt has ids that the model doesn't know, or numbers or positions don't fit the model.
         """
         if seconds is not None and self.tokenizer != "performance":
             raise ValueError(f"seconds={seconds:g} is for music, this model makes {self.tokenizer!r} tokens")
@@ -201,6 +214,7 @@ class Loaded:
             decoding=decoding,
             stop_at_eos=stop_at_end,
             constraint=constraint,
+            positions=positions,
         )
         raw = (replace(step, tokens=[t if t is None else t - NUM_SPECIAL for t in step.tokens]) for step in steps)
         return raw if seconds is None else _until(raw, seconds)
@@ -210,7 +224,7 @@ class Loaded:
             if self.tokenizer != "bytes":
                 raise ValueError(f"a text prompt needs a model of bytes; this one reads {self.tokenizer!r} tokens")
             prompt = list(prompt.encode())
-        ids = [] if prompt is None else [int(token) for token in prompt]
+        ids = [] if prompt is None else whole_ids(prompt)
         highest = self.sequence_config.vocab_size - NUM_SPECIAL - 1
         if bad := [token for token in ids if not 0 <= token <= highest]:
             raise ValueError(f"the prompt holds id {bad[0]}; {self.tokenizer!r} ids of this model are 0..{highest}")

@@ -97,14 +97,21 @@ class CachedPerceiverAR:
 
     @torch.inference_mode()
     def start(
-        self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1
+        self,
+        prompts: list[list[int]],
+        *,
+        max_tokens: int,
+        samples: int = 1,
+        positions: list[Int[Tensor, "_ axes"]] | None = None,
     ) -> Float[Tensor, "prompts_samples vocab"]:
         """Read `prompts`, and give logits of the token after each.
 
         Args:
-            prompts: Model ids, a row each, of any lengths; positions count from 1.
+            prompts: Model ids, a row each, of any lengths.
             max_tokens: Tokens that will follow.
             samples: Rows that continue each prompt; they keep its context once.
+            positions: Of each prompt's tokens and of all that will follow but the last, for a model that takes them
+                from the data; None to count.
 
         Raises:
             ValueError: The prompts and what follows pass the end of a position table.
@@ -119,6 +126,11 @@ class CachedPerceiverAR:
         left_out = torch.tensor([len(prompt) - len(row) for prompt, row in zip(prompts, kept, strict=True)])
         counted = self.config.position_source == "data"
         self.first_positions = (left_out.to(device) + 1 if counted else 0) - self.pads
+        self.given = None
+        if positions is not None:
+            places = longest + self.to_come
+            rows = [row[out : out + places] for row, out in zip(positions, left_out.tolist(), strict=True)]
+            self.given = _at_columns(rows, self.pads.tolist(), places).to(device)
         self.most_padded = longest - min(map(len, kept))
         self.shared: dict[int, KVCache] = {}
         self.shared_start = self.shared_end = 0
@@ -166,8 +178,7 @@ class CachedPerceiverAR:
         config = self.config
         if not isinstance(config.positions, TablePositions) or config.position_source == "data":
             return  # positions of the data are checked where prompts are
-        last = (config.positions.sizes or (config.max_seq_len + 1,))[0]
-        if (most := min(config.max_seq_len, last) - longest + 1) < max_tokens:
+        if (most := min(config.max_seq_len, config.table_sizes[0]) - longest + 1) < max_tokens:
             raise ValueError(
                 f"{longest} tokens and {max_tokens} new ones pass the model's input of {config.max_seq_len}, where its "
                 f"position table ends: ask for at most {max(most, 0)} new tokens, or turn the cache off"
@@ -209,6 +220,7 @@ class CachedPerceiverAR:
         self.tokens[:, :own] = tokens[:, split:]
         self.pads = self.pads.repeat_interleave(samples)
         self.first_positions = self.first_positions.repeat_interleave(samples)
+        self.given = None if self.given is None else self.given.repeat_interleave(samples, 0)
         self.first_column, self.end = split, own
 
     def _make_room(self, tokens: int) -> None:
@@ -224,8 +236,10 @@ class CachedPerceiverAR:
             self.first_column += by
             self.end -= by
 
-    def _positions(self, start: int, end: int) -> Int[Tensor, "rows n 1"]:
+    def _positions(self, start: int, end: int) -> Int[Tensor, "rows n axes"]:
         """Positions of places; 0 in padding, which nothing reads."""
+        if self.given is not None:
+            return self.given[:, start + self.first_column : end + self.first_column]
         columns = torch.arange(start, end, device=self.pads.device) + self.first_column
         positions = columns + self.first_positions[:, None]
         if self.most_padded:
@@ -258,7 +272,7 @@ class CachedPerceiverAR:
         return self._read(inputs, positions, self.end, 0)
 
     def _one_token(
-        self, tokens: Int[Tensor, "rows 1"], positions: Int[Tensor, "rows 1 1"], end: int, cached: int
+        self, tokens: Int[Tensor, "rows 1"], positions: Int[Tensor, "rows 1 axes"], end: int, cached: int
     ) -> Float[Tensor, "rows vocab"]:
         """A token joins the context at place `end`, and becomes the latent after `cached` others."""
         inputs = self.model.embed(tokens, positions)
@@ -266,7 +280,7 @@ class CachedPerceiverAR:
         return self._read(inputs, positions, end + 1, cached)
 
     def _keep_context(
-        self, inputs: Float[Tensor, "rows n input_dim"], positions: Int[Tensor, "rows n 1"], at: int
+        self, inputs: Float[Tensor, "rows n input_dim"], positions: Int[Tensor, "rows n axes"], at: int
     ) -> None:
         rotate = self.model.rotate_context(positions)
         for layer, block in self.readers.items():
@@ -275,7 +289,7 @@ class CachedPerceiverAR:
     def _read(
         self,
         inputs: Float[Tensor, "rows n input_dim"],
-        positions: Int[Tensor, "rows n 1"],
+        positions: Int[Tensor, "rows n axes"],
         end: int,
         cached: int,
     ) -> Float[Tensor, "rows vocab"]:
@@ -315,3 +329,11 @@ class CachedPerceiverAR:
         samples = len(self.pads) // len(keys)
         real = self._real(self.shared_start, self.shared_end, 0)
         return SharedContext(keys, values, None if real is None else real[::samples])
+
+
+def _at_columns(rows: list[Int[Tensor, "_ axes"]], pads: list[int], places: int) -> Int[Tensor, "rows places axes"]:
+    """Positions of `places` columns, of which `pads` at the left of each row hold none."""
+    given = torch.zeros(len(rows), places, rows[0].shape[1], dtype=torch.long)
+    for row, (positions, pad) in enumerate(zip(rows, pads, strict=True)):
+        given[row, pad:] = positions[: places - pad]
+    return given

@@ -124,7 +124,7 @@ def _positions(config: PerceiverARConfig) -> Part:
     if isinstance(positions, RotaryPositions):
         turned = f"{positions.channels(config.dim // config.heads)} of {config.dim // config.heads} channels"
         return Part("positions", f"rotary, {turned}", 0)
-    rows = positions.sizes or (config.max_seq_len + 1,)
+    rows = config.table_sizes
     shape = f"{positions.table} table, {' + '.join(map(str, rows))} x {config.embedding_dim}"
     return Part("positions", shape, sum(rows) * config.embedding_dim if positions.learned else 0)
 

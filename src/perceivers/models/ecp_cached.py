@@ -60,7 +60,7 @@ class CachedECP:
 
     @torch.inference_mode()
     def start(
-        self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1
+        self, prompts: list[list[int]], *, max_tokens: int, samples: int = 1, positions: object = None
     ) -> Float[Tensor, "prompts_samples vocab"]:
         """Read `prompts`, and give logits of the token after each.
 
@@ -68,8 +68,9 @@ class CachedECP:
             prompts: Model ids, a row each, of any lengths but 0.
             max_tokens: Not needed: any number of tokens may follow.
             samples: Rows that continue each prompt; each has a ring of its own.
+            positions: Not needed: an ECP counts for itself.
         """
-        del max_tokens
+        del max_tokens, positions
         config, device = self.config, self.model.norm.weight.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())

@@ -345,7 +345,7 @@ def position_tables(config: PerceiverARConfig) -> PositionTables | None:
         return None
     dim = config.embedding_dim
     tables = []
-    for size in config.positions.sizes or (config.max_seq_len + 1,):
+    for size in config.table_sizes:
         match config.positions.table:
             case "sinusoidal":
                 tables.append(sinusoidal_table(size, dim))

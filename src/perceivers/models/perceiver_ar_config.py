@@ -59,7 +59,8 @@ class TablePositions:
     learned: bool = False
     """Train the table."""
     sizes: tuple[int, ...] | None = None
-    """Rows of each axis' table: largest position + 1; None = one axis of max_seq_len + 1 rows."""
+    """Rows of each axis' table: largest position + 1; None = one axis of max_seq_len + 1 rows. As in the reference:
+    positions that the model counts from the end have one axis, and only the first table is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,7 @@ class PerceiverARConfig:
                 raise ValueError("position_source='negative_end' needs rotary positions: a table has no negative rows")
             if self.positions.table == "fourier" and self.embedding_dim % 2:
                 raise ValueError(f"a Fourier table needs an even width, got {self.embedding_dim} channels")
-            if self.position_source != "data" and len(self.positions.sizes or (0,)) != 1:
+            if self.position_source == "start" and len(self.table_sizes) != 1:
                 raise ValueError("positions of several axes come from the data: use position_source='data'")
         elif self.cross_heads % self.positions.cross_head_groups:
             raise ValueError(
@@ -219,13 +220,18 @@ class PerceiverARConfig:
         return (self.positions.max_wavelength or self.max_seq_len) + self.query_offset
 
     @property
+    def table_sizes(self) -> tuple[int, ...]:
+        """Rows of each position table; none where positions are rotary."""
+        return (self.positions.sizes or (self.max_seq_len + 1,)) if isinstance(self.positions, TablePositions) else ()
+
+    @property
     def position_axes(self) -> int:
-        """Axes of a position."""
-        return len(self.positions.sizes or (0,)) if isinstance(self.positions, TablePositions) else 1
+        """Axes of a position: one where the model counts."""
+        return len(self.table_sizes) if self.table_sizes and self.position_source == "data" else 1
 
     @property
     def max_position(self) -> int | None:
         """Largest position that the data may have, on its first axis; None where nothing ends."""
         if not isinstance(self.positions, TablePositions) or self.position_source != "data":
             return None
-        return (self.positions.sizes or (self.max_seq_len + 1,))[0] - 1
+        return self.table_sizes[0] - 1

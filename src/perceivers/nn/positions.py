@@ -195,7 +195,6 @@ class PositionTables(nn.Module):
 
     def __init__(self, tables: list[Float[Tensor, "_ dim"]], *, learned: bool) -> None:
         super().__init__()
-        self.axes = len(tables)
         for axis, table in enumerate(tables):
             if learned:
                 self.register_parameter(f"axis{axis}", nn.Parameter(table))
@@ -207,18 +206,19 @@ class PositionTables(nn.Module):
         return getattr(self, f"axis{axis}")
 
     def forward(self, positions: Int[Tensor, "batch n axes"]) -> Float[Tensor, "batch n dim"]:
-        """Sum of the rows at `positions`.
+        """Sum of the rows at `positions`, whose axes belong to the first tables.
 
         Raises:
             ValueError: A position has no row (on a GPU, PyTorch stops with an assertion of its own).
         """
+        axes = range(positions.shape[-1])
         try:
-            rows = [nn.functional.embedding(positions[..., axis], self.table(axis)) for axis in range(self.axes)]
+            rows = [nn.functional.embedding(positions[..., axis], self.table(axis)) for axis in axes]
         except IndexError as error:
             low, high = positions.flatten(0, 1).amin(0).tolist(), positions.flatten(0, 1).amax(0).tolist()
-            last = [len(self.table(axis)) - 1 for axis in range(self.axes)]
+            last = [len(self.table(axis)) - 1 for axis in axes]
             raise ValueError(
                 f"positions reach from {low} to {high}, but the position tables have rows 0 to {last}; "
                 "give the model larger tables, or shorter documents"
             ) from error
-        return torch.stack(rows).sum(0) if self.axes > 1 else rows[0]
+        return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
