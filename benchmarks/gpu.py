@@ -96,10 +96,10 @@ def _train(config: TrainConfig, out: Path, *, resume: bool = False) -> Any:
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "machine": (machine, 15),
     "parity": (parity, 60),
-    "attention": (attention, 50),
-    "training": (steps, 110),
+    "attention": (attention, 60),
+    "training": (steps, 130),
     "tokens": (tokens, 70),
-    "run": (whole_run, 45),
+    "run": (whole_run, 40),
 }
 """What each does, and its seconds; it is stopped after half as many again and 20 more."""
 

@@ -5,6 +5,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from gpu_bench import Bench
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.parity
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for its folder parity
 
 UNITS = {torch.float32: "of what is allowed", torch.bfloat16: "of the largest number"}
 
@@ -53,54 +55,67 @@ def cases_on(device: torch.device, recorder: Recorder) -> Iterator[None]:
         torch.from_numpy, torch.testing.assert_close = from_numpy, assert_close
 
 
-def suites() -> Iterator[tuple[str, str, Callable[[torch.dtype], None]]]:
-    """Family, case, and what compares it."""
-    from tests.parity import ecp_cases, hip_cases, io_cases, test_official_ar
+@dataclass(frozen=True)
+class Check:
+    """A case, and what compares all of it in a precision."""
+
+    family: str
+    case: str
+    run: Callable[..., None]
+    drifts: bool = True
+    """Whether it means something in bfloat16."""
+
+
+def checks() -> Iterator[Check]:
+    """Every case that has numbers."""
+    from parity import ecp_cases, hip_cases, io_cases, test_official_ar  # pyright: ignore[reportMissingImports]
 
     for case in test_official_ar.CASES:
-        yield "Perceiver AR", case.path.stem, lambda d, c=case: test_official_ar.test_case(c, d, "sdpa")
+        drifts = case.kind in ("forward", "forward_variants", "loss_grad")
+        yield Check("Perceiver AR", case.path.stem, partial(test_official_ar.test_case, case, backend="sdpa"), drifts)
     for case in io_cases.cases():
         if case.info["family"] != "fullsize_shapes" and case.kind != "bytes_tokenizer":
-            yield "Perceiver IO", case.path.stem, lambda d, c=case: io_cases.check(c, d)
+            yield Check("Perceiver IO", case.path.stem, partial(io_cases.check, case))
     for case in hip_cases.cases():
         if case.info["family"] != "fullsize_shapes":
-            yield "HiP", case.path.stem, lambda d, c=case: hip_cases.check(c, d, "sdpa")
+            yield Check("HiP", case.path.stem, partial(hip_cases.check, case, backend="sdpa"))
     for case in ecp_cases.cases():
-        yield "ECP", case.path.stem, lambda d, c=case: ecp_cases.check(c, d, "sdpa")
+        yield Check("ECP", case.path.stem, partial(ecp_cases.check, case, backend="sdpa"))
 
 
 def parity(bench: Bench) -> None:
     """Official numbers: the largest error as a share of the case's tolerance, or in bfloat16 of the largest number."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    every = list(suites())
+    every = list(checks())
     for dtype in (torch.float32, torch.bfloat16):
         kind = str(dtype).removeprefix("torch.")
-        for family in dict.fromkeys(name for name, _, _ in every):
+        for family in dict.fromkeys(check.family for check in every):
             if bench.late(family, kind):
                 continue
-            results: dict[str, dict[str, Any]] = {}
-            own = [(case, check) for name, case, check in every if name == family]
-            for case, check in own[:: 9 if bench.quick else 1]:
-                if time.monotonic() > bench.deadline:
-                    break
-                recorder = Recorder()
-                error = None
-                with cases_on(bench.device, recorder):
-                    try:
-                        check(dtype)
-                    except (Exception, SystemExit) as failure:
-                        error = "".join(traceback.format_exception(failure)[-2:]).strip()[-500:]
-                    except BaseException as failure:  # of pytest
-                        if isinstance(failure, KeyboardInterrupt):
-                            raise
-                        error = f"{type(failure).__name__}: {failure}"[:500]
-                share = recorder.of_allowed if dtype == torch.float32 else recorder.of_largest
-                results[case] = {"share": share, "compared": recorder.compared, "error": error}
+            own = [check for check in every if check.family == family and (dtype == torch.float32 or check.drifts)]
+            results = {}
+            for check in own[:: 9 if bench.quick else 1]:
+                if time.monotonic() < bench.deadline:
+                    results[check.case] = compared(check, dtype, bench.device)
             worst = max(results, key=lambda name: results[name]["share"])
-            failed = {name: found["error"] for name, found in results.items() if found["error"]}
-            bench.row(
-                family, kind, results[worst]["share"], UNITS[dtype], worst=worst, cases=results,
-                ran=len(results), of=len(own), compared=sum(r["compared"] for r in results.values()),
-                above=[n for n, r in results.items() if r["share"] > 1], failed=failed,
-            )  # fmt: skip
+            more = {"worst": worst, "ran": len(results), "of": len(own), "cases": results}
+            more |= {"compared": sum(found["compared"] for found in results.values())}
+            more |= {"above": [name for name, found in results.items() if found["share"] > 1]}
+            more |= {"failed": {name: found["error"] for name, found in results.items() if found["error"]}}
+            bench.row(family, kind, results[worst]["share"], UNITS[dtype], **more)
+
+
+def compared(check: Check, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """How far off a case is, over how many comparisons, and what stopped it."""
+    recorder, error = Recorder(), None
+    with cases_on(device, recorder):
+        try:
+            check.run(dtype=dtype)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # what pytest raises is no Exception
+            last = traceback.extract_tb(failure.__traceback__)[-1]
+            error = f"{type(failure).__name__}: {failure} ({Path(last.filename).name}:{last.lineno})"[:400]
+    share = recorder.of_allowed if dtype == torch.float32 else recorder.of_largest
+    return {"share": share, "compared": recorder.compared, "error": error}

@@ -25,48 +25,48 @@ from perceivers.nn.masks import AttentionMask
 from perceivers.train.config import OptimConfig, TrainConfig
 from perceivers.train.loop import train_step
 from perceivers.train.run import start
-from training import Setting
 
 MANY_ROWS = {"P1": 32, "P2": 16, "P3": 8, "P4": 4}
 
 
 def attention(bench: Bench) -> None:
     """Each back end beside plain products in float32, and each kernel for one query, as a generated token has it."""
-    for name in ("P1", "P3"):
-        if setting := bench.scale.settings.get(name):
-            for kind in PRECISIONS:
-                for padded in (False, True):
-                    _backends(bench, name, setting, kind, padded=padded)
+    plan = [(name, kind, padded) for name in ("P1", "P3") for kind in PRECISIONS for padded in (False, True)]
+    plan = [each for each in plan if each[0] in bench.scale.settings]
+    for each in plan:
+        for backend in ("sdpa", "reference"):
+            _backend(bench, backend, *each)
     for setting in bench.scale.settings.values():
         for kind in PRECISIONS:
             with bench.attempt(f"one query, {setting.context}, {kind}", "kernels"):
                 _one_query(bench, setting.context, kind)
+    if bench.device.type != "cpu":  # where flex has no backward pass; it comes last because it compiles
+        for each in plan:
+            _backend(bench, "flex", *each)
 
 
-def _backends(bench: Bench, name: str, setting: Setting, kind: str, *, padded: bool) -> None:
+def _backend(bench: Bench, backend: Backend, name: str, kind: str, padded: bool) -> None:
     """Latents at the end of a context, forward and backward; padding needs a mask."""
-    scale, (n, m) = bench.scale, (setting.latents, setting.context)
+    about = (f"{name}, {kind}", f"{backend}, padded" if padded else backend)
+    if bench.late(*about):
+        return
+    scale, setting = bench.scale, bench.scale.settings[name]
+    n, m = setting.latents, setting.context
     torch.manual_seed(0)
     options = {"dtype": PRECISIONS[kind], "device": bench.device, "requires_grad": True}
-    inputs = [torch.randn(1, scale.heads, size, scale.dim // scale.heads, **options) for size in (n, m, m)]
-    grad = torch.randn_like(inputs[0], dtype=torch.float32)
-    real = (torch.arange(m, device=bench.device) >= 5)[None]
-    mask = AttentionMask(causal=True, keys=real if padded else None)
-    exact = _gradients([x.detach().float().requires_grad_() for x in inputs], grad, mask, "reference")
-    work = 4 * (n * (m - n) + n * (n + 1) // 2) * scale.dim / 1e12
-    backends: tuple[Backend, ...] = ("sdpa", "reference", "flex")
-    for backend in backends:
-        about = (f"{name}, {kind}", f"{backend}, padded" if padded else backend)
-        if (backend == "flex" and bench.device.type == "cpu") or bench.late(*about):
-            continue  # flex has no backward pass on a CPU
-        with bench.attempt(*about):
-            ours = _gradients(inputs, grad, mask, backend)
-            off = [float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(ours, exact, strict=True)]
-            both = partial(_gradients, inputs, grad, mask, backend)
-            forward = bench.seconds(partial(attend, *inputs, mask=mask, backend=backend), most=0.3)
-            speeds = {"with_backward": 3 * work / bench.seconds(both, most=0.4)}
-            speeds |= dict(zip(("off", "off_dq", "off_dk", "off_dv"), off, strict=True))
-            bench.row(*about, work / forward, "TFLOP/s", **speeds)
+    with bench.attempt(*about):
+        inputs = [torch.randn(1, scale.heads, size, scale.dim // scale.heads, **options) for size in (n, m, m)]
+        grad = torch.randn_like(inputs[0], dtype=torch.float32)
+        real = (torch.arange(m, device=bench.device) >= 5)[None]
+        mask = AttentionMask(causal=True, keys=real if padded else None)
+        exact = _gradients([x.detach().float().requires_grad_() for x in inputs], grad, mask, "reference")
+        ours = _gradients(inputs, grad, mask, backend)
+        off = [float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(ours, exact, strict=True)]
+        work = 4 * (n * (m - n) + n * (n + 1) // 2) * scale.dim / 1e12
+        forward = bench.seconds(partial(attend, *inputs, mask=mask, backend=backend), most=0.3)
+        both = bench.seconds(partial(_gradients, inputs, grad, mask, backend), most=0.4)
+        more = dict(zip(("off", "off_dq", "off_dk", "off_dv"), off, strict=True))
+        bench.row(*about, work / forward, "TFLOP/s", with_backward=3 * work / both, **more)
 
 
 def _gradients(inputs: list[Tensor], grad: Tensor, mask: AttentionMask, backend: Backend) -> list[Tensor]:
