@@ -1,4 +1,4 @@
-"""Event ids against those of Magenta's note-seq, for twelve real performances."""
+"""Event ids against those of Magenta's note-seq, for small files of our own and twelve real performances."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from perceivers.data.music import encode_notes, encode_performance, notes_of, se
 
 GOLDENS = Path(__file__).parent / "goldens" / "performance_tokens" / "asap_note_seq.json"
 CASES = json.loads(GOLDENS.read_text())["cases"]
+SMALL = json.loads((Path(__file__).parent / "goldens" / "small_midi" / "note_seq.json").read_text())
 RECORDINGS = os.environ.get("PERCEIVERS_ASAP")
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case["path"] for case in CASES])
@@ -24,6 +25,11 @@ def members_by_sha256(path: str) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith((".mid", ".midi"))]
         return {hashlib.sha256(archive.read(name)).hexdigest(): name for name in names}
+
+
+@pytest.mark.parametrize("case", SMALL, ids=range(len(SMALL)))
+def test_every_token_of_a_small_file(case: dict) -> None:
+    assert encode_performance(bytes.fromhex(case["midi"])).tolist() == case["tokens"]
 
 
 @pytest.mark.skipif(
