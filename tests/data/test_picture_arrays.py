@@ -22,7 +22,7 @@ def idx(array: np.ndarray) -> bytes:
 def found(tmp_path: Path, **arrays: np.ndarray) -> tuple[dict, list[str]]:
     """Names by split, and notes, of an .npz file."""
     np.savez(tmp_path / "set.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    pictures, notes = arrays_as_pictures([document(tmp_path / "set.npz")])
+    pictures, _, notes = arrays_as_pictures([document(tmp_path / "set.npz")])
     return {split: [p for p in pictures if p.split == split] for split in {p.split for p in pictures}}, notes
 
 
@@ -36,7 +36,7 @@ def test_idx_files_as_mnist_has_them(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS)))
     (tmp_path / "t10k-images.idx3-ubyte").write_bytes(idx(PIXELS[:2]))
     (tmp_path / "t10k-labels.idx1-ubyte").write_bytes(idx(LABELS[:2]))
-    pictures, notes = arrays_as_pictures([document(path) for path in sorted(tmp_path.iterdir())])
+    pictures, _, notes = arrays_as_pictures([document(path) for path in sorted(tmp_path.iterdir())])
     assert notes == []
     assert [(p.split, p.label) for p in pictures if p.split == "test"] == [("test", 4), ("test", 2)]
     train = [p for p in pictures if p.split == "train"]
@@ -68,6 +68,8 @@ def test_damaged_idx_files(data: bytes, message: str) -> None:
         ("x_train", "y_train", "x_test", "y_test"),
         ("train_images", "train_labels", "test_images", "test_labels"),
         ("X-TRAIN", "Train.Targets", "pixels_test", "test_classes"),
+        ("Xtrain", "yTrain", "XTest", "ytest"),
+        ("training_imgs", "training_labels", "testing_imgs", "testing_labels"),
     ],
 )
 def test_names_of_arrays(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -92,7 +94,7 @@ def test_colour_text_labels_and_leftovers(tmp_path: Path) -> None:
 def test_npy_without_labels(tmp_path: Path) -> None:
     for name in ("holiday", "garden"):
         np.save(tmp_path / f"{name}.npy", PIXELS)
-    pictures, _ = arrays_as_pictures([document(tmp_path / "garden.npy"), document(tmp_path / "holiday.npy")])
+    pictures, _, _ = arrays_as_pictures([document(tmp_path / "garden.npy"), document(tmp_path / "holiday.npy")])
     assert [(p.split, p.label) for p in pictures] == [(None, None)] * 10
     assert (pictures[0].name, pictures[9].name) == ("garden.npy#0", "holiday.npy#4")
 

@@ -11,10 +11,12 @@ from perceivers.data import prepare
 from perceivers.data.batch import TokenBatch
 from perceivers.data.config import DataConfig
 from perceivers.data.loader import TokenLoader
-from perceivers.data.prepare import PrepareSummary, prepare_copy, prepare_music, prepare_text, prepare_tokens
+from perceivers.data.midi import MidiFile, read_midi
+from perceivers.data.prepare import Choices, prepare_copy, prepare_music, prepare_text, prepare_tokens
 from perceivers.data.synthetic import mirrored_ids
 from perceivers.data.text import decode_bytes
 from perceivers.data.tokens import TokenStore
+from perceivers.data.write_splits import PrepareSummary
 
 
 def midi(*pitches: int) -> bytes:
@@ -63,7 +65,11 @@ def test_music_of_a_directory(tmp_path: Path) -> None:
     assert list(summary.splits) == ["train", "validation", "test"]
     assert summary.path == tmp_path / "store"
     assert summary.fingerprint == store.fingerprint
-    assert (summary.skipped, summary.duplicates, summary.notes) == ([], [], [])
+    assert (summary.skipped, summary.duplicates) == ([], [])
+    assert summary.notes == [
+        "splits as the folders say: test, train, validation",
+        "few documents (train 2, validation 1, test 1): scores on fewer than 10 say little about others",
+    ]
     assert summary.elapsed_s > 0
 
 
@@ -97,18 +103,19 @@ def test_broken_files_are_skipped_and_told(tmp_path: Path) -> None:
         good3_mid=midi(64),
         noise_mid=b"noise",
         silent_mid=midi(),
+        tempo_mid=b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\xd0\0\xff\x51\x81\x48" + bytes(203),
     )
     place(tmp_path / "songs", cut_mid=midi(60, 62)[:-9])
     summary = prepare_music([songs], tmp_path / "store")
-    assert [name for name, _ in summary.skipped] == ["cut.mid", "noise.mid", "silent.mid"]
+    assert sorted(name for name, _ in summary.skipped) == ["cut.mid", "noise.mid", "silent.mid", "tempo.mid"]
     reasons = dict(summary.skipped)
     assert reasons["noise.mid"] == "not a MIDI file: the MThd header is missing"
     assert "cut off" in reasons["cut.mid"]
     assert reasons["silent.mid"] == "it has no tokens"
     assert sum(split.documents for split in summary.splits.values()) == 3
     text = "\n".join(summary.lines(examples=2))
-    assert "3 files could not be used:\n  cut.mid: " in text
-    assert "silent.mid" not in text
+    assert "4 files could not be used:\n" in text
+    assert sum(name in text for name in reasons) == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -132,15 +139,43 @@ def test_an_empty_directory(tmp_path: Path) -> None:
         prepare_music([tmp_path / "songs"], tmp_path / "store")
 
 
-def test_the_same_piece_in_two_splits_is_told(tmp_path: Path) -> None:
-    songs = place(tmp_path, train__a_mid=midi(60), train__copy_mid=midi(60), test__b_mid=midi(60), test__c_mid=midi(62))
+def test_what_is_held_out_is_left_out_of_training(tmp_path: Path) -> None:
+    """By what is heard, not by bytes or names; twice in one split is nobody's concern."""
+    other_bytes = midi(60).replace(b"\x00\x90", b"\x00\xff\x01\x00\x00\x90").replace(b"\0\0\0\x0c", b"\0\0\0\x10")
+    songs = place(
+        tmp_path,
+        train__a_mid=midi(60),
+        train__copy_mid=other_bytes,
+        train__d_mid=midi(64),
+        train__e_mid=midi(64),
+        validation__f_mid=midi(62),
+        test__b_mid=midi(60),
+        test__c_mid=midi(62),
+        test__g_mid=midi(62),
+        validation__h_mid=midi(66),
+    )
     summary = prepare_music([songs], tmp_path / "store")
     assert summary.duplicates == [
+        ("test/c.mid (test)", "validation/f.mid (validation)"),
         ("test/b.mid (test)", "train/a.mid (train)"),
         ("test/b.mid (test)", "train/copy.mid (train)"),
     ]
-    assert "2 documents are in two splits at once, so held-out scores will flatter:" in summary.lines()
-    assert "  test/b.mid (test) = train/a.mid (train)" in summary.lines()
+    store = TokenStore.open(tmp_path / "store")
+    assert {split: store.split(split).names for split in store.splits} == {
+        "train": ["train/d.mid", "train/e.mid"],
+        "validation": ["validation/h.mid"],
+        "test": ["test/b.mid", "test/c.mid", "test/g.mid"],
+    }
+    assert "3 documents were left out, because the same are held out too:" in summary.lines()
+    assert "  train/a.mid (train) = test/b.mid (test)" in summary.lines()
+
+
+def test_tempos_that_do_not_count_are_told(tmp_path: Path) -> None:
+    late = b"MTrk\0\0\0\x0b\0\xff\x51\x03\x01\x02\x03\0\xff\x2f\0"
+    content = midi(60).replace(b"\0\0\0\1\0\x60", b"\0\1\0\2\0\x60") + late
+    summary = prepare_music([place(tmp_path / "d", a_mid=content, b_rmi=midi(62))], tmp_path / "store")
+    assert "1 files set a tempo on a track after the first, where it does not count: a.mid" in summary.notes
+    assert summary.skipped == []
 
 
 # Text
@@ -148,12 +183,12 @@ def test_the_same_piece_in_two_splits_is_told(tmp_path: Path) -> None:
 
 def test_text_comes_back(tmp_path: Path) -> None:
     content = "Où est-il ?\r\n\tHere.\n"
-    books = place(tmp_path / "books", train__a_txt=content, validation__b_txt="b", test__c_txt=b"\xff\x00latin")
+    books = place(tmp_path / "books", train__a_txt=content, validation__b_txt="b", test__c_txt="\0é")
     summary = prepare_text([books], tmp_path / "store")
     store = TokenStore.open(tmp_path / "store")
     assert (store.header.tokenizer, store.header.vocab_size) == ("bytes", 256)
     assert decode_bytes(store.split("train")[0]) == content
-    assert store.split("test")[0].tobytes() == b"\xff\x00latin".decode("latin1").encode("utf-16-le")  # two bytes an id
+    assert store.split("test")[0].tobytes() == b"\0\0\xc3\0\xa9\0"  # two bytes an id
     assert summary.splits["train"].tokens == len(content.encode())
     assert summary.splits["train"].seconds is None
     assert "hours" not in "\n".join(summary.lines())
@@ -181,13 +216,14 @@ def test_three_files_fill_three_splits(tmp_path: Path) -> None:
 
 
 def test_one_file_is_cut(tmp_path: Path) -> None:
-    content = bytes(range(200))
+    content = bytes(index % 100 + 20 for index in range(200))
     summary = prepare_text([place(tmp_path / "books", a_txt=content)], tmp_path / "store")
     store = TokenStore.open(tmp_path / "store")
     parts = {split: bytes(store.split(split)[0].astype(np.uint8)) for split in store.splits}
     assert parts == {"train": content[:180], "validation": content[180:190], "test": content[190:]}
-    assert summary.notes == ["fewer than 3 documents, so each was cut: 90 % for training, 5 % validation, 5 % test"]
-    assert summary.notes[0] in summary.lines()
+    cut = "fewer than 3 documents, so each was cut: 90 % for training, 5 % validation, 5 % test"
+    assert summary.notes == [cut]
+    assert cut in summary.lines()
     assert summary.duplicates == []
 
 
@@ -240,13 +276,13 @@ def test_ids_of_an_archive(tmp_path: Path) -> None:
         ("a.txt", "1 2 x", r"a\.txt: needs integers with white space between"),
         ("a.txt", "1 2.5", r"a\.txt: needs integers with white space between"),
         ("a.txt", str(2**70), r"a\.txt: needs integers with white space between"),
-        ("a.txt", "1 -2", r"document 'a\.txt': id -2 at place 1 is outside the vocabulary of 7"),
-        ("a.txt", "1 7", r"document 'a\.txt': id 7 at place 1 is outside the vocabulary of 7"),
-        ("a.jsonl", '{"ids": [1]}\n{"ids": [1, 2.5]}', r'a\.jsonl, line 2: needs {"ids": \[\.\.\.\]} with integers'),
-        ("a.jsonl", '{"ids": [[1]]}', r"a\.jsonl, line 1: needs"),
-        ("a.jsonl", '{"tokens": [1]}', r"a\.jsonl, line 1: needs .*KeyError"),
-        ("a.jsonl", "1 2 3", r"a\.jsonl, line 1: needs .*JSONDecodeError"),
-        ("a.jsonl", "\n", r"d: no line there holds a document"),
+        ("a.txt", "1 -2", r"a\.txt: id -2 at place 1 is outside the vocabulary of 7"),
+        ("a.txt", "1 7", r"a\.txt: id 7 at place 1 is outside the vocabulary of 7"),
+        ("a.jsonl", '{"ids": [1]}\n{"ids": [1, 2.5]}', r'a\.jsonl: line 2: needs {"ids": \[\.\.\.\]} with integers'),
+        ("a.jsonl", '{"ids": [[1]]}', r"a\.jsonl: line 1: needs"),
+        ("a.jsonl", '{"tokens": [1]}', r"a\.jsonl: line 1: needs .*KeyError"),
+        ("a.jsonl", "1 2 3", r"a\.jsonl: line 1: needs .*JSONDecodeError"),
+        ("a.jsonl", "\n", r"a\.jsonl: no line holds a document"),
         ("a.npy", "no array", r"a\.npy: not a \.npy file of integers"),
     ],
 )
@@ -302,10 +338,103 @@ def test_copy_sequences_that_cannot_be(tmp_path: Path, length: int, count: int, 
 # What is common to all
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError, AttributeError, OverflowError, KeyError])
+def test_whatever_a_decoder_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    songs = place(tmp_path / "songs", a_mid=midi(60), b_mid=midi(62), c_mid=midi(64))
+
+    def broken(source: bytes, *, name: str) -> MidiFile:
+        if name == "b.mid":
+            raise error("one\nand two")
+        return read_midi(source, name=name)
+
+    monkeypatch.setattr(prepare, "read_midi", broken)
+    summary = prepare_music([songs], tmp_path / "store")
+    ((name, reason),) = summary.skipped
+    assert name == "b.mid"
+    assert reason.startswith(f"cannot be read ({error.__name__}: ")
+    assert "\n" not in reason
+    assert {split.documents for split in summary.splits.values()} == {2}  # two that remain are cut
+
+
+def test_one_file_of_ids_does_not_stop_the_others(tmp_path: Path) -> None:
+    place(tmp_path / "d", a_txt="1 2 3", b_txt="4 5 6", c_txt="6 1", deep_jsonl='{"ids": ' + "[" * 100_000)
+    place(tmp_path / "d", far_txt="1 9", damaged_npy=b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': (((((")
+    summary = prepare_tokens([tmp_path / "d"], tmp_path / "store", vocab_size=7)
+    assert sorted(name for name, _ in summary.skipped) == ["damaged.npy", "deep.jsonl", "far.txt"]
+    assert {name: split.documents for name, split in summary.splits.items()} == {"train": 1, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize("broken", range(4))
+def test_a_file_that_cannot_be_used_empties_no_split(tmp_path: Path, broken: int) -> None:
+    names = [f"book{index}_txt" for index in range(4)]
+    place(tmp_path / "d", **{name: "" if index == broken else f"text {index}" for index, name in enumerate(names)})
+    summary = prepare_text([tmp_path / "d"], tmp_path / "store")
+    assert {name: split.documents for name, split in summary.splits.items()} == {"train": 1, "validation": 1, "test": 1}
+    assert [name for name, _ in summary.skipped] == [f"book{broken}.txt"]
+
+
+def test_the_same_text_thrice_is_one(tmp_path: Path) -> None:
+    summary = prepare_text([place(tmp_path / "d", a_txt="x" * 40, b_txt="x" * 40, c_txt="x" * 40)], tmp_path / "store")
+    assert {name: split.documents for name, split in summary.splits.items()} == {"train": 1, "validation": 1, "test": 1}
+    assert len(summary.duplicates) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"test__a_txt": "a", "val__b_txt": "b"}, "nothing is left for training: the splits as given are test, valida"),
+        ({"test__a_txt": "a", "train__b_txt": ""}, "nothing is left for training: the splits as given are test, train"),
+        ({"test__a_txt": "a", "train__b_txt": "a"}, "nothing is left for training: .* split anew with --split-by hash"),
+    ],
+)
+def test_there_is_no_store_without_training_data(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare_text([place(tmp_path / "d", **files)], tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+    if "val__b_txt" in files:
+        prepare_text([tmp_path / "d"], tmp_path / "store", choices=Choices(split_by="hash"))
+
+
+def test_pieces_stay_together(tmp_path: Path) -> None:
+    takes = {f"piece{p}__take{t}_mid": midi(60 + p, 40 + t) for p in range(12) for t in range(3)}
+    songs = place(tmp_path / "songs", **takes)
+    prepare_music([songs], tmp_path / "store", choices=Choices(split_by="piece"))
+    store = TokenStore.open(tmp_path / "store")
+    pieces = [{name.split("/")[0] for name in store.split(split).names} for split in store.splits]
+    assert len(pieces) == 3
+    assert sum(map(len, pieces)) == len(set.union(*pieces)) == 12
+    apart = prepare_music([songs], tmp_path / "apart")
+    assert any(note.startswith("recordings of ") for note in apart.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "stored", "said"),
+    [
+        ("où".encode("latin-1") + b" est-il ?", "où est-il ?", "1 files read as Windows-1252, not UTF-8: a.txt"),
+        ("\ufeffoù".encode("utf-16-le"), "où", "1 files read as UTF-16, not UTF-8: a.txt"),
+        ("où est".encode()[2:], "\ufffd est", None),  # cut within a character
+    ],
+)
+def test_text_of_other_encodings(tmp_path: Path, content: bytes, stored: str, said: str | None) -> None:
+    place(tmp_path / "d", a_txt=content, b_txt="b", c_txt="c", noise_txt=bytes(range(128, 256)))
+    summary = prepare_text([tmp_path / "d"], tmp_path / "store")
+    store = TokenStore.open(tmp_path / "store")
+    texts = {n: decode_bytes(ids) for s in map(store.split, store.splits) for n, ids in zip(s.names, s, strict=True)}
+    assert texts["a.txt"] == stored
+    assert (said in summary.notes) == (said is not None)
+    ((name, reason),) = summary.skipped
+    assert (name, reason) == (
+        "noise.txt",
+        "it is not UTF-8 (byte 0x80 at 0), and nothing tells what else; convert it to UTF-8",
+    )
+
+
 def test_the_target_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     books = texts(tmp_path / "books", 3)
     prepare_text([books], tmp_path / "store")
-    monkeypatch.setattr(prepare, "find_documents", lambda *arguments: pytest.fail("looked for files first"))
+    monkeypatch.setattr(prepare, "find_documents", lambda *_, **__: pytest.fail("looked for files first"))
     with pytest.raises(FileExistsError, match="a token store is there already; choose another place or --overwrite"):
         prepare_text([books], tmp_path / "store")
 
@@ -316,18 +445,18 @@ def test_overwriting_on_request(tmp_path: Path) -> None:
     assert TokenStore.open(tmp_path / "store").fingerprint == second.fingerprint != first.fingerprint
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
 ) -> None:
     songs = place(tmp_path / "songs", a_mid=midi(60), b_mid=midi(62), c_mid=midi(64))
 
-    def interrupted(source: bytes, *, name: str) -> np.ndarray:
+    def interrupted(source: bytes, *, name: str) -> MidiFile:
         if name == "b.mid":
             raise interruption
-        return np.array([60])
+        return read_midi(source, name=name)
 
-    monkeypatch.setattr(prepare.music, "encode_performance", interrupted)
+    monkeypatch.setattr(prepare, "read_midi", interrupted)
     with pytest.raises(interruption):
         prepare_music([songs], tmp_path / "store")
     assert [entry.name for entry in tmp_path.iterdir()] == ["songs"]
@@ -353,7 +482,7 @@ def test_summaries_can_be_read(tmp_path: Path) -> None:
         [place(tmp_path / "songs", train__a_mid=midi(60), test__b_mid=midi(62))], tmp_path / "store"
     )
     assert isinstance(summary, PrepareSummary)
-    first, train, test = summary.lines()
+    first, train, test, *_ = summary.lines()
     assert first.startswith(f"{tmp_path / 'store'}: token store {summary.fingerprint}, made in ")
     assert train.split() == ["train", "1", "documents", "4", "tokens", "0.00", "hours"]
     assert test.split()[0] == "test"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from perceivers.data.picture_store import PictureStore
+from perceivers.data.prepare import Choices
 from perceivers.data.prepare_pictures import prepare_pictures
 
 Image = pytest.importorskip("PIL.Image")
@@ -49,7 +50,10 @@ def test_folders_of_one_size(tmp_path: Path) -> None:
     summary = prepare_pictures([tmp_path / "pets"], tmp_path / "store")
     assert (summary.shape, summary.classes) == ((5, 7, 3), ("cat", "eel"))
     assert summary.splits == {"train": 2, "validation": 1, "test": 1}
-    assert summary.notes == []
+    assert summary.notes == [
+        "splits as the folders say: test, train, val",
+        "few pictures (train 2, validation 1, test 1): scores on fewer than 10 say little about others",
+    ]
     store = PictureStore.open(tmp_path / "store")
     assert store.split("train").labels.tolist() == [0, 1]
     assert np.array_equal(store.split("train").pixels[1, ..., 2], pictures(3, seed=0)[0])  # grey became colour
@@ -75,8 +79,8 @@ def test_photos_of_several_sizes(tmp_path: Path) -> None:
 
 
 def test_broken_pictures_are_counted_and_equal_ones_named(tmp_path: Path) -> None:
-    for seed, name in enumerate(("train/a.png", "val/e.png", "test/b.png")):
-        save(tmp_path / name, seed=seed % 2)
+    for seed, name in enumerate(("train/a.png", "val/e.png", "test/b.png", "train/f.png")):
+        save(tmp_path / name, seed=seed % 2 if seed < 3 else 7)
     (tmp_path / "train" / "c.png").write_text("no picture")
     data = (tmp_path / "train" / "a.png").read_bytes()
     (tmp_path / "train" / "d.png").write_bytes(data[:-30])
@@ -84,8 +88,9 @@ def test_broken_pictures_are_counted_and_equal_ones_named(tmp_path: Path) -> Non
     assert [name for name, _ in summary.skipped] == ["train/c.png", "train/d.png"]
     lines = "\n".join(summary.lines(examples=1))
     assert "2 pictures could not be used:\n  train/c.png: cannot be read as a picture" in lines
-    assert "1 pictures are in two splits at once, so held-out scores will flatter:" in lines
-    assert "test/b.png (test) = train/a.png (train)" in lines
+    assert "1 pictures were left out, because the same are held out too:" in lines
+    assert "train/a.png (train) = test/b.png (test)" in lines
+    assert summary.splits == {"train": 1, "validation": 1, "test": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"begin"])
@@ -124,3 +129,58 @@ def test_the_place_is_refused_before_the_work(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", pictures(2))
     prepare_pictures([tmp_path / "a.npy"], tmp_path / "store", overwrite=True)
     assert PictureStore.open(tmp_path / "store").splits == ("train",)
+
+
+@pytest.mark.parametrize("broken", range(4))
+def test_a_picture_that_cannot_be_used_empties_no_split(tmp_path: Path, broken: int) -> None:
+    for index in range(4):
+        save(tmp_path / "d" / f"{index}.png", seed=index)
+    path = tmp_path / "d" / f"{broken}.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    summary = prepare_pictures([tmp_path / "d"], tmp_path / "store")
+    assert summary.splits == {"train": 1, "validation": 1, "test": 1}
+    assert [name for name, _ in summary.skipped] == [f"{broken}.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("test/a.png", "val/b.png"), r"nothing is for training: the splits as given are test, validation"),
+        (("x.npy", "x_test.npy"), r"x\.npy#0 has no split, others have: name .* --split-by hash"),
+    ],
+)
+def test_splits_that_train_nothing_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    for seed, name in enumerate(names):
+        if name.endswith(".npy"):
+            tmp_path.joinpath("d").mkdir(exist_ok=True)
+            np.save(tmp_path / "d" / name, pictures(3, seed=seed))
+        else:
+            save(tmp_path / "d" / name, seed=seed)
+    with pytest.raises(ValueError, match=message):
+        prepare_pictures([tmp_path / "d"], tmp_path / "store")
+    summary = prepare_pictures([tmp_path / "d"], tmp_path / "store", choices=Choices(split_by="hash"))
+    assert "train" in summary.splits
+    assert summary.classes is None
+
+
+def test_published_layouts_of_one_array_a_file(tmp_path: Path) -> None:
+    for split, count in (("train", 12), ("Test", 2)):
+        np.save(tmp_path / f"X_{split}.npy", pictures(count, seed=count))
+        np.save(tmp_path / f"y_{split}.npy", np.arange(count) % 2)
+    summary = prepare_pictures([tmp_path], tmp_path / "store")
+    assert summary.splits == {"train": 11, "validation": 1, "test": 2}
+    assert summary.classes == ("0", "1")
+
+
+def test_one_damaged_array_does_not_stop_the_others(tmp_path: Path) -> None:
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", pictures(5, seed=ord(name)))
+    np.save(tmp_path / "floats.npy", np.zeros((5, 7, 3)))
+    (tmp_path / "damaged.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': (((((")
+    (tmp_path / "archive.npz").write_bytes(b"PK\x03\x04")
+    summary = prepare_pictures([tmp_path], tmp_path / "store")
+    assert sum(summary.splits.values()) == 15
+    assert sorted(name for name, _ in summary.skipped) == ["archive.npz", "damaged.npy", "floats.npy"]
+    np.save(tmp_path / "y.npy", np.zeros(5, dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"y\.npy: it holds Python objects"):  # labels that are missed
+        prepare_pictures([tmp_path], tmp_path / "again")

@@ -1,12 +1,11 @@
 import csv
 import json
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from perceivers.data.sources import find_documents, hashed_splits
+from perceivers.data.sources import find_documents
 
 
 def place(root: Path, *names: str) -> Path:
@@ -33,7 +32,7 @@ def test_directories_are_searched_through(tmp_path: Path) -> None:
     documents, notes = find_documents([tmp_path], (".mid", ".midi"))
     assert [document.name for document in documents] == ["b.mid", "deep/er/a.MIDI"]
     assert [document.read() for document in documents] == [b"b.mid", b"deep/er/a.MIDI"]
-    assert notes == []
+    assert notes == ["files of other kinds were left out: 1 .txt"]
 
 
 def test_archives_are_searched_through(tmp_path: Path) -> None:
@@ -141,7 +140,10 @@ def test_a_part_of_maestro_is_noted(tmp_path: Path) -> None:
     write_table(place(tmp_path, *list(MAESTRO)[:2]), "csv")
     documents, notes = find_documents([tmp_path], (".midi",))
     assert [document.split for document in documents] == ["train", "test"]
-    assert notes == ["maestro-v3.0.0.csv lists 3 performances, 1 of them are not there"]
+    assert notes == [
+        "splits as maestro-v3.0.0.csv says",
+        "maestro-v3.0.0.csv lists 3 performances, 1 of them are not there",
+    ]
 
 
 def test_what_maestro_does_not_list_is_an_error(tmp_path: Path) -> None:
@@ -150,7 +152,10 @@ def test_what_maestro_does_not_list_is_an_error(tmp_path: Path) -> None:
         splits_of(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", '{"midi_filename": {"0": "a"}}', "[1]"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", '{"midi_filename": {"0": "a"}}', "[1]", "[" * 50_000, '[{"midi_filename": "a.midi", "split": "other"}]'],
+)
 def test_a_broken_table_is_an_error(tmp_path: Path, content: str) -> None:
     place(tmp_path, "a.midi")
     (tmp_path / "maestro.json").write_text(content)
@@ -166,10 +171,10 @@ def test_missing_sources(tmp_path: Path) -> None:
         splits_of(tmp_path / "nowhere")
 
 
-def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_nothing_found_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
     place(tmp_path, "notes.txt")
     for source in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ValueError, match=r": no file there ends in \.mid or \.midi"):
+        with pytest.raises(ValueError, match=r": no file there ends in \.mid or \.midi; there are 1 \.txt$"):
             splits_of(source)
 
 
@@ -187,31 +192,89 @@ def test_damaged_members(tmp_path: Path) -> None:
         document.read()
 
 
-# Splits by name
+def test_what_an_archive_of_bombs_unpacks_to_is_known_before(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mid", bytes(3 * 2**20 + 1))
+    (document,), _ = find_documents([tmp_path / "bomb.zip"], (".mid",), unpacked_mb=3)
+    with pytest.raises(ValueError, match="it unpacks to 4 MB, more than 3; --unpacked-mb 4 reads it"):
+        document.read()
+    (document,), _ = find_documents([tmp_path / "bomb.zip"], (".mid",), unpacked_mb=4)
+    assert len(document.read()) == 3 * 2**20 + 1
 
 
-def test_hashed_splits_have_their_shares() -> None:
-    counts = Counter(hashed_splits([f"song {index}" for index in range(10_000)]))
-    assert abs(counts["validation"] - 500) < 100
-    assert abs(counts["test"] - 500) < 100
+def test_a_broken_stream_is_the_members_fault(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "songs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mid", b"some words that deflate can pack " * 9)
+        start = archive.getinfo("a.mid").header_offset + 35
+    data = bytearray((tmp_path / "songs.zip").read_bytes())
+    data[start : start + 9] = bytes([0xFF] * 9)
+    (tmp_path / "songs.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"cannot be unpacked: "):
+        find_documents([tmp_path / "songs.zip"], (".mid",))[0][0].read()
 
 
-def test_hashed_splits_stay_when_others_come() -> None:
-    names = [f"song {index}" for index in range(300)]
-    before = dict(zip(names, hashed_splits(names), strict=True))
-    more = [f"new {index}" for index in range(50)] + names
-    after = dict(zip(more, hashed_splits(more), strict=True))
-    assert all(after[name] == split for name, split in before.items())
+# Links
 
 
-@pytest.mark.parametrize("start", range(40))
-@pytest.mark.parametrize("count", [3, 4, 7])
-def test_three_names_fill_three_splits(start: int, count: int) -> None:
-    splits = hashed_splits([f"song {start * 7 + index}" for index in range(count)])
-    assert set(splits) == {"train", "validation", "test"}
+def test_folders_behind_links_are_read(tmp_path: Path) -> None:
+    place(tmp_path / "elsewhere", "a/1.mid", "b/2.mid")
+    place(tmp_path / "data", "c/3.mid")
+    for name in "ab":
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "data" / "4.mid").symlink_to(tmp_path / "elsewhere" / "a" / "1.mid")
+    assert list(splits_of(tmp_path / "data")) == ["4.mid", "a/1.mid", "b/2.mid", "c/3.mid"]
 
 
-def test_held_out_names_fill_training_as_well() -> None:
-    held_out = [name for name in map(str, range(200)) if hashed_splits([name]) == ["test"]][:3]
-    assert set(hashed_splits(held_out)) == {"train", "validation", "test"}
-    assert hashed_splits([]) == []
+def test_links_in_circles_and_to_nowhere_are_told(tmp_path: Path) -> None:
+    place(tmp_path / "data", "x/1.mid", "y/2.mid")
+    (tmp_path / "data" / "x" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "y" / "self").symlink_to(tmp_path / "data" / "y")
+    (tmp_path / "data" / "gone.mid").symlink_to(tmp_path / "nowhere.mid")
+    documents, notes = find_documents([tmp_path / "data"], (".mid",))
+    assert [document.name for document in documents] == ["x/1.mid", "y/2.mid"]
+    assert sorted(notes) == [
+        "the link gone.mid was left out, it leads nowhere",
+        "the link x/up was left out, it leads back to a folder that is read already",
+        "the link y/self was left out, it leads back to a folder that is read already",
+    ]
+
+
+def test_links_among_many_folders_make_no_endless_paths(tmp_path: Path) -> None:
+    names = [f"{index:02}" for index in range(11)]
+    place(tmp_path, *(f"{name}/{name}.mid" for name in names))
+    for name in names:
+        for other in names:
+            (tmp_path / name / f"to{other}").symlink_to(tmp_path / other)
+    assert len(splits_of(tmp_path)) < 11 * 11 * 11
+
+
+# Archives of Windows, and splits of sources
+
+
+def test_archives_with_backslashes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "win.zip", "w") as archive:
+        for name in ("data\\train\\1.mid", "data\\test\\2.mid"):
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, name)
+    documents, _ = find_documents([tmp_path / "win.zip"], (".mid",))
+    assert {document.name: document.split for document in documents} == {
+        "data/train/1.mid": "train",
+        "data/test/2.mid": "test",
+    }
+    assert documents[0].read() == b"data\\test\\2.mid"
+
+
+def test_archives_and_files_given_can_be_splits(tmp_path: Path) -> None:
+    archives = [zipped(tmp_path / f"{name}.zip", "a.mid") for name in ("Training", "testing")]
+    assert splits_of(*archives) == {"Training/a.mid": "train", "testing/a.mid": "test"}
+    place(tmp_path, "train.mid", "Test.mid", "other.mid")
+    assert splits_of(tmp_path / "train.mid", tmp_path / "Test.mid") == {"train.mid": "train", "Test.mid": "test"}
+    with pytest.raises(ValueError, match=r"other\.mid lies beside the files Test, train; .* --split-by hash"):
+        splits_of(tmp_path / "train.mid", tmp_path / "Test.mid", tmp_path / "other.mid")
+
+
+def test_splits_need_not_be_looked_for(tmp_path: Path) -> None:
+    documents, notes = find_documents([place(tmp_path, *FOLDERS)], (".mid",), splits=False)
+    assert {document.split for document in documents} == {None}
+    assert notes == []

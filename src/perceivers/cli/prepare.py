@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -12,7 +13,7 @@ from perceivers.cli.flags import parse
 KINDS = {
     "music": "MIDI files, as performance events",
     "text": ".txt files, as bytes",
-    "tokens": "ids of your own: .npy, .txt or .jsonl",
+    "tokens": 'ids of your own: .npy (a row a document), .txt (integers) or .jsonl ({"ids": [...]} a line)',
     "pictures": "picture files, or arrays of pictures: IDX (MNIST), .npz or .npy",
     "copy": "random sequences and their mirror images, to measure memory",
 }
@@ -39,12 +40,22 @@ class FileFlags(_Out):
     """Files to read."""
 
     sources: Positional[tuple[Path, ...]]
-    """Directories, zip archives or files."""
+    """Directories, zip archives or files. Folders or files that are all named as splits (Train, val, testing) are those
+    splits; otherwise a hash of the name splits 90 : 5 : 5."""
+    split_by: Literal["piece", "folder", "hash"] | None = None
+    """What stays in one split: piece, recordings whose names are alike (take 1, take 2); folder, files of one folder;
+    hash, nothing. With piece and hash names of splits are passed over."""
+    unpacked_mb: int = 1024
+    """Largest size to which a file in an archive may unpack."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFlags(FileFlags):
-    """Files of ids to read."""
+    """Files of ids to read.
+
+    .npy: integers with one axis are a document, with two a document each row. .txt: integers with white space between
+    are a document. .jsonl: each line is a document, {"ids": [3, 1, 4]}.
+    """
 
     vocab_size: int
     """Every id is below this."""
@@ -74,7 +85,7 @@ class CopyFlags(_Out):
 NEXT = {
     "music": "music_small",
     "text": "text_small",
-    "tokens": "text_small --model.vocab-size VOCAB+3",
+    "tokens": "text_small",
     "pictures": "mnist",
     "copy": "copy_tiny",
 }
@@ -108,6 +119,8 @@ def run(args: Sequence[str]) -> int:
 
     command = shlex.join(["perceivers", "prepare", *args])
     common = {"overwrite": flags.overwrite, "progress": True, "command": command}
+    if isinstance(flags, FileFlags):
+        common["choices"] = prepare.Choices(split_by=flags.split_by, unpacked_mb=flags.unpacked_mb)
     match flags:
         case CopyFlags():
             summary = prepare.prepare_copy(flags.out, length=flags.length, count=flags.count, seed=flags.seed, **common)
@@ -120,6 +133,8 @@ def run(args: Sequence[str]) -> int:
         case _:
             summary = prepare.prepare_music(flags.sources, flags.out, **common)
     preset = "flow_small" if isinstance(summary, PictureSummary) and summary.classes is None else NEXT[kind]
+    if isinstance(flags, TokenFlags):
+        preset = f"text_small --model.vocab-size {flags.vocab_size + 3}"
     print("\n".join(summary.lines()))
     print(f"next: perceivers train {preset} --data {flags.out} --out runs/a")
     return 0

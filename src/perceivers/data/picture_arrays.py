@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import re
 import zipfile
 import zlib
 from collections import defaultdict
@@ -14,14 +13,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from perceivers.data.picture_files import Picture
-from perceivers.data.sources import SPLIT_FOLDERS, Document
+from perceivers.data.sources import UNPACKED_MB, Document, check_unpacked
+from perceivers.data.splits import split_named, words_of
 
 __all__ = ["ARRAY_ENDINGS", "arrays_as_pictures", "read_idx"]
 
 ARRAY_ENDINGS = (".npz", ".npy", "-ubyte", "-ubyte.gz")
 
-SPLIT_WORDS = SPLIT_FOLDERS | {"training": "train", "t10k": "test", "testing": "test"}
-PICTURE_WORDS = {"x", "image", "images", "picture", "pictures", "pixels", "data"}
+PICTURE_WORDS = {"x", "image", "images", "img", "imgs", "picture", "pictures", "pixels", "data"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets", "class", "classes"}
 NAMES = "name arrays x_train and y_train, x_test and y_test, or images and labels"
 
@@ -29,43 +28,54 @@ IDX_UBYTE = 8
 """Code of unsigned bytes in an IDX file."""
 
 
-def arrays_as_pictures(documents: Sequence[Document]) -> tuple[list[Picture], list[str]]:
+def arrays_as_pictures(
+    documents: Sequence[Document],
+) -> tuple[list[Picture], list[tuple[str, str]], list[str]]:
     """All pictures of all arrays; names say which array is what: x_train, train_images, t10k-labels-idx1-ubyte, ...
 
     Args:
         documents: IDX, .npz and .npy files.
 
     Returns:
-        Pictures, and notes for the user.
+        Pictures; files and arrays that are none, though no name says what they should be, and why; notes for the user.
 
     Raises:
         ValueError: A file is damaged, arrays are not pictures or labels, or don't fit each other.
     """
     names = {document.name for document in documents}
     found: dict[tuple[str | None, str], list[tuple[str, np.ndarray]]] = defaultdict(list)
-    notes = []
+    skipped: list[tuple[str, str]] = []
+    notes: list[str] = []
     for document in documents:
         if document.name.endswith(".gz") and document.name.removesuffix(".gz") in names:
             continue  # the same, packed
-        for name, array in _read(document).items():
+        try:
+            arrays = _read(document)
+        except ValueError as error:
+            if _meaning(document.name)[1]:  # what it belongs to is of no use without it
+                raise
+            skipped.append((document.name, str(error).removeprefix(f"{document.name}: ")))
+            continue
+        for name, array in arrays.items():
             split, what = _meaning(name)
-            what = what or ("pictures" if array.ndim >= 3 else None)
-            if what is None:
+            if what is None and array.ndim < 3:
                 notes.append(f"{name!r} is left out, it is neither pictures nor labels; {NAMES}")
+            elif what is None and (reason := _why_no_pixels(array)):
+                skipped.append((name, reason))
             else:
-                found[split or document.split, what].append((name, array))
+                found[split or document.split, what or "pictures"].append((name, array))
     if not any(what == "pictures" for _, what in found):
-        raise ValueError(f"{documents[0].name}: there are no pictures; {NAMES}")
+        raise ValueError(": ".join(skipped[0]) if skipped else f"{documents[0].name}: there are no pictures; {NAMES}")
     pictures = []
     for split in dict.fromkeys(split for split, _ in found):
         pictures += _pictures(split, found[split, "pictures"], found[split, "labels"])
     without = [picture for picture in pictures if picture.label is None]
     if without and len(without) < len(pictures):
         raise ValueError(f"{without[0].name} has no label, others have; give labels for all pictures, or for none")
-    return pictures, notes
+    return pictures, skipped, notes
 
 
-def read_idx(data: bytes, *, name: str) -> UInt8[np.ndarray, "*shape"]:
+def read_idx(data: bytes, *, name: str, unpacked_mb: int = UNPACKED_MB) -> UInt8[np.ndarray, "*shape"]:
     """The array of an IDX file, which may be packed with gzip.
 
     Raises:
@@ -73,9 +83,10 @@ def read_idx(data: bytes, *, name: str) -> UInt8[np.ndarray, "*shape"]:
     """
     if data[:2] == b"\x1f\x8b":
         try:
-            data = gzip.decompress(data)
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(unpacked_mb * 2**20 + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{name}: damaged, it cannot be unpacked ({error})") from error
+        check_unpacked(len(data), unpacked_mb)
     if len(data) < 4 or data[:2] != b"\0\0":
         raise ValueError(f"{name}: not an IDX file, it does not begin with two zero bytes")
     if data[2] != IDX_UBYTE:
@@ -91,13 +102,16 @@ def _read(document: Document) -> dict[str, np.ndarray]:
     """The arrays of a file by name."""
     name, data = document.name, document.read()
     if not name.lower().endswith((".npz", ".npy")):
-        return {name: read_idx(data, name=name)}
+        return {name: read_idx(data, name=name, unpacked_mb=document.unpacked_mb)}
     try:
+        if name.lower().endswith(".npz"):
+            for member in zipfile.ZipFile(io.BytesIO(data)).infolist():
+                check_unpacked(member.file_size, document.unpacked_mb)
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {name: loaded}
         return {f"{name}/{key}": loaded[key] for key in loaded.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged headers raise all sorts of things
         if "pickle" in str(error):
             raise ValueError(
                 f"{name}: it holds Python objects, or is damaged; pickles can run programs, so none is opened: "
@@ -108,10 +122,12 @@ def _read(document: Document) -> dict[str, np.ndarray]:
 
 def _meaning(name: str) -> tuple[str | None, str | None]:
     """The split of an array, and whether it is "pictures" or "labels", as far as its name says."""
-    words = re.split(r"[^a-z0-9]+", PurePosixPath(name.lower()).name)
-    splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
-    labels, pictures = LABEL_WORDS.intersection(words), PICTURE_WORDS.intersection(words)
-    return splits[0] if splits else None, "labels" if labels else "pictures" if pictures else None
+    own, around = PurePosixPath(name).name, PurePosixPath(name).parent.name  # the .npz, or the folder
+    split = split_named(own) or (split_named(around) if around.lower().endswith(".npz") else None)
+    for known in (words_of(own), words_of(around) - {"data"}):
+        if what := "labels" if known & LABEL_WORDS else "pictures" if known & PICTURE_WORDS else None:
+            return split, what
+    return split, None
 
 
 def _pictures(
@@ -140,15 +156,17 @@ def _pictures(
 
 
 def _as_pixels(array: np.ndarray, name: str) -> UInt8[np.ndarray, "pictures rows columns channels"]:
+    if reason := _why_no_pixels(array):
+        raise ValueError(f"{name}: {reason}")
+    return array[..., None] if array.ndim == 3 else array
+
+
+def _why_no_pixels(array: np.ndarray) -> str | None:
     if array.dtype != np.uint8:
-        raise ValueError(f"{name}: pixels are {array.dtype}, needs uint8 from 0 to 255; save them again as that")
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise ValueError(
-            f"{name}: shape {array.shape}, needs pictures x rows x columns, or those x 1 or 3 channels; reshape it"
-        )
-    return array
+        return f"pixels are {array.dtype}, needs uint8 from 0 to 255; save them again as that"
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)) or 0 in array.shape:
+        return f"shape {array.shape}, needs pictures x rows x columns, or those x 1 or 3 channels; reshape it"
+    return None
 
 
 def _as_labels(array: np.ndarray, name: str, *, count: int) -> list[int] | list[str]:

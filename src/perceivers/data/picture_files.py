@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from perceivers.data.sources import SPLIT_FOLDERS, Document
+from perceivers.data.sources import Document
+from perceivers.data.splits import split_named
 
 __all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted"]
 
@@ -108,11 +109,11 @@ def _pillow() -> tuple[Any, Any]:
 
 def _classes(documents: Sequence[Document]) -> list[str | None]:
     folders = [PurePosixPath(document.name).parts[:-1] for document in documents]
-    splits = all(document.split is not None for document in documents)
     depth = 0
     while all(len(parts) > depth for parts in folders):
         names = {parts[depth] for parts in folders}
-        if len(names) > 1 and not (splits and names <= SPLIT_FOLDERS.keys()):
+        splits = {split_named(name) for name in names}
+        if len(names) > 1 and (None in splits or len(splits) == 1):  # a class can be called "train"
             return [parts[depth] for parts in folders]
         depth += 1
     return [None] * len(documents)

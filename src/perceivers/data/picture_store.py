@@ -21,6 +21,7 @@ from jaxtyping import Float32, Int64, UInt8
 from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged, store_kind
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.picture_header import KIND, PictureHeader, PictureSplitRecord
+from perceivers.data.splits import SPLITS
 
 __all__ = ["PictureSplit", "PictureStore", "PictureWriter"]
 
@@ -264,7 +265,8 @@ class PictureWriter:
     def _commit(self) -> None:
         if not self._splits:
             raise ValueError(f"{self.path}: no picture was written, so there is no store to make")
-        records = {name: writer.finish() for name, writer in self._splits.items()}
+        order = sorted(self._splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
+        records = {name: self._splits[name].finish() for name in order}
         header = PictureHeader(
             shape=self.shape, classes=self.classes, splits=records, source=self.source, command=self.command
         )

@@ -13,7 +13,9 @@ from tqdm import tqdm
 from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
 from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted
 from perceivers.data.picture_store import PictureStore, PictureWriter
-from perceivers.data.sources import SPLITS, find_documents, hashed_splits
+from perceivers.data.prepare import AS_GIVEN, Choices
+from perceivers.data.splits import SPLITS, few_documents, grouped_splits
+from perceivers.data.write_splits import reason
 
 __all__ = ["PictureSummary", "prepare_pictures"]
 
@@ -36,7 +38,8 @@ class PictureSummary:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Pictures that could not be used, and why."""
     duplicates: list[tuple[str, str]] = field(default_factory=list)
-    """Pairs of equal pictures in different splits, each as "name (split)"."""
+    """Pictures that were left out because they are in a split that is held out too: each as "name (split)", first the
+    one that was kept."""
     notes: list[str] = field(default_factory=list)
     elapsed_s: float
 
@@ -52,8 +55,8 @@ class PictureSummary:
             lines.append(f"{len(self.skipped)} pictures could not be used:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:examples]]
         if self.duplicates:
-            lines.append(f"{len(self.duplicates)} pictures are in two splits at once, so held-out scores will flatter:")
-            lines += [f"  {first} = {second}" for first, second in self.duplicates[:examples]]
+            lines.append(f"{len(self.duplicates)} pictures were left out, because the same are held out too:")
+            lines += [f"  {second} = {first}" for first, second in self.duplicates[:examples]]
         return lines
 
 
@@ -62,6 +65,7 @@ def prepare_pictures(
     out: Path,
     *,
     size: tuple[int, int] | None = None,
+    choices: Choices = AS_GIVEN,
     overwrite: bool = False,
     progress: bool = False,
     command: str | None = None,
@@ -75,6 +79,7 @@ def prepare_pictures(
         out: Where the store shall be.
         size: Rows and columns; a picture is resized so that it covers them, and its middle is taken. None where all
             have one size already.
+        choices: How pictures are split.
         overwrite: Replace the store that is there.
         progress: Show a bar with the time left, on a terminal.
         command: Noted in the store.
@@ -89,47 +94,57 @@ def prepare_pictures(
     if size is not None and min(size) < 1:
         raise ValueError(f"size={size} must be rows and columns, each at least 1 pixel")
     PictureWriter(out, shape=(1, 1, 1), overwrite=overwrite)  # refuses the place before the work
-    pictures, skipped, notes = _find(sources, progress=progress)
+    pictures, skipped, notes = _find(sources, choices, progress=progress)
     if not pictures:
         raise ValueError(_none_usable(skipped))
     chosen, size_notes = _common_size(pictures, size)
-    splits, split_notes = _choose_splits(pictures)
-    classes = _classes(pictures)
-    writer = PictureWriter(
-        out,
-        shape=(*chosen, 1 if all(picture.grey for picture in pictures) else 3),
-        classes=None if classes is None else list(map(str, classes)),
-        overwrite=overwrite,
-        source=", ".join(source.name for source in sources),
-        command=command,
-    )
-    duplicates, broken = _write(writer, pictures, splits, classes, progress=progress)
+    duplicates: list[tuple[str, str]] = []
+    while True:
+        splits, split_notes = _choose_splits(pictures, choices)
+        classes = _classes(pictures)
+        writer = PictureWriter(
+            out,
+            shape=(*chosen, 1 if all(picture.grey for picture in pictures) else 3),
+            classes=None if classes is None else list(map(str, classes)),
+            overwrite=overwrite,
+            source=", ".join(source.name for source in sources),
+            command=command,
+        )
+        used = _write(writer, pictures, splits, classes, skipped, duplicates, progress=progress)
+        if used is None:
+            break
+        pictures = used  # some splits lost all their pictures: they are chosen anew
     store = PictureStore.open(writer.path)  # and so it was read back once
+    counts = {split: len(store.split(split)) for split in SPLITS if split in store.splits}
     return PictureSummary(
         path=writer.path,
         fingerprint=store.fingerprint,
         shape=store.shape,
         classes=store.classes,
-        splits={split: len(store.split(split)) for split in SPLITS if split in store.splits},
-        skipped=skipped + broken,
+        splits=counts,
+        skipped=skipped,
         duplicates=duplicates,
-        notes=notes + size_notes + split_notes + _missing_classes(store),
+        notes=notes + size_notes + split_notes + few_documents(counts, "pictures") + _missing_classes(store),
         elapsed_s=time.perf_counter() - started,
     )
 
 
-def _find(sources: Sequence[Path], *, progress: bool) -> tuple[list[Picture], list[tuple[str, str]], list[str]]:
+def _find(
+    sources: Sequence[Path], choices: Choices, *, progress: bool
+) -> tuple[list[Picture], list[tuple[str, str]], list[str]]:
     """Pictures, what could not be used and why, and notes."""
-    documents, notes = find_documents(sources, ARRAY_ENDINGS + PICTURE_ENDINGS + PICKLE_ENDINGS)
+    documents, notes = choices.find(sources, ARRAY_ENDINGS + PICTURE_ENDINGS + PICKLE_ENDINGS)
     arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
     files = [document for document in documents if document.name.lower().endswith(PICTURE_ENDINGS)]
     if arrays and files:
         raise ValueError(
             f"there are both arrays ({arrays[0].name}) and picture files ({files[0].name}); name those to prepare"
         )
+    if left_out := len(documents) - len(arrays) - len(files):
+        notes.append(f"pickles were left out: {left_out}, no program opens one here")
     if arrays:
-        pictures, more = arrays_as_pictures(arrays)
-        return pictures, [], notes + more
+        pictures, skipped, more = arrays_as_pictures(arrays)
+        return pictures, skipped, notes + more
     if files:
         return *files_as_pictures(files, progress=progress), notes
     raise ValueError(
@@ -154,16 +169,31 @@ def _common_size(pictures: Sequence[Picture], size: tuple[int, int] | None) -> t
     return size, [f"{smaller} pictures are smaller than {size[0]} x {size[1]} and were enlarged"] if smaller else []
 
 
-def _choose_splits(pictures: Sequence[Picture]) -> tuple[list[str], list[str]]:
-    """Where each picture goes: as its place says, else by its name; and what was decided."""
-    known = {picture.split for picture in pictures}
+def _choose_splits(pictures: Sequence[Picture], choices: Choices) -> tuple[list[str], list[str]]:
+    """Where each picture goes: as its place says, else by its name; and what was decided.
+
+    Raises:
+        ValueError: Some have a split and others have none, or none is for training.
+    """
+    known = {None} if choices.split_by in ("piece", "hash") else {picture.split for picture in pictures}
+    if known == {None}:
+        if len(pictures) < 3:
+            return ["train"] * len(pictures), ["fewer than 3 pictures, so all are for training"]
+        splits, note = grouped_splits([picture.name for picture in pictures], choices.split_by or "hash")
+        return splits, [note]
     if None in known:
-        free = [picture.name for picture in pictures if picture.split is None]
-        hashed = iter(hashed_splits(free) if len(pictures) >= 3 else ["train"] * len(free))
-        note = ["splits by a hash of the name: 90 % train, 5 % validation, 5 % test"] if len(pictures) >= 3 else []
-        return [picture.split or next(hashed) for picture in pictures], note
+        free = next(picture.name for picture in pictures if picture.split is None)
+        raise ValueError(
+            f"{free} has no split, others have: name folders or arrays for train, validation and test, or pass over "
+            "these names with --split-by hash"
+        )
     splits = [str(picture.split) for picture in pictures]
     train = [index for index, split in enumerate(splits) if split == "train"]
+    if not train:
+        raise ValueError(
+            f"nothing is for training: the splits as given are {', '.join(sorted(set(splits)))}; "
+            "add training pictures, or split anew with --split-by hash"
+        )
     if "validation" in known or len(train) < 2:
         return splits, []
     held_out = max(1, len(train) // VALIDATION_SHARE)
@@ -199,31 +229,49 @@ def _write(
     pictures: Sequence[Picture],
     splits: Sequence[str],
     classes: list[str] | list[int] | None,
+    skipped: list[tuple[str, str]],
+    duplicates: list[tuple[str, str]],
     *,
     progress: bool,
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Bring pictures into their splits; pairs that are equal, and what could not be read and why."""
+) -> list[Picture] | None:
+    """Bring pictures into their splits, those that are held out first; note what cannot be read, or is there twice.
+
+    Returns:
+        None; or, with nothing written, the pictures that can be used, where a split lost all that it was to have.
+    """
     rows, columns, channels = writer.shape
     places: dict[str | int | None, int] = {label: index for index, label in enumerate(classes or [])}
-    first_of: dict[bytes, tuple[str, str]] = {}
-    duplicates, broken = [], []
-    bar = tqdm(pictures, desc="preparing", unit="picture", disable=None if progress else True)
-    with writer, contextlib.closing(bar):
-        for picture, split in zip(bar, splits, strict=True):
+    held_out: dict[bytes, tuple[str, str]] = {}
+    used: list[int] = []
+    order = sorted(range(len(pictures)), key=lambda index: (-SPLITS.index(splits[index]), index))
+    bar = tqdm(order, desc="preparing", unit="picture", disable=None if progress else True)
+    with contextlib.suppress(_PlanAnewError), writer, contextlib.closing(bar):
+        for index in bar:
+            picture, split = pictures[index], splits[index]
             try:
                 pixels = fitted(picture.read(), (rows, columns), channels=channels)
-            except (ValueError, OSError) as error:
-                broken.append((picture.name, str(error)))
+            except Exception as error:  # decoders raise all sorts of things, and one file must not stop the others
+                skipped.append((picture.name, reason(error, picture.name)))
                 continue
-            label = np.array([places[picture.label]]) if places else None
-            writer.append(split, pixels[None], label)
             digest = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
-            first_split, name = first_of.setdefault(digest, (split, picture.name))
+            if split != "train":
+                held_out.setdefault(digest, (picture.name, split))
+            name, first_split = held_out.get(digest, (picture.name, split))
             if first_split != split:
                 duplicates.append((f"{name} ({first_split})", f"{picture.name} ({split})"))
-        if len(broken) == len(pictures):
-            raise ValueError(_none_usable(broken))
-    return duplicates, broken
+                continue
+            writer.append(split, pixels[None], np.array([places[picture.label]]) if places else None)
+            used.append(index)
+        if not used:
+            raise ValueError(_none_usable(skipped))
+        if set(splits) == {splits[index] for index in used}:
+            return None
+        raise _PlanAnewError
+    return [pictures[index] for index in sorted(used)]
+
+
+class _PlanAnewError(Exception):
+    """Nothing is to be written, because a split lost all its pictures."""
 
 
 def _none_usable(skipped: list[tuple[str, str]]) -> str:

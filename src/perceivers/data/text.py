@@ -1,5 +1,6 @@
 """Text as UTF-8 bytes: the tokenizer "bytes" (ids 0..255, one a byte), and Perceiver IO's, which has ids from 6."""
 
+import codecs
 import re
 from itertools import groupby
 
@@ -12,6 +13,7 @@ __all__ = [
     "PERCEIVER_OFFSET",
     "PERCEIVER_PAD",
     "PERCEIVER_SPECIALS",
+    "as_utf8",
     "decode_bytes",
     "decode_perceiver_bytes",
     "decode_perceiver_text",
@@ -22,6 +24,17 @@ __all__ = [
 ]
 
 BYTES_VOCAB_SIZE = 256
+
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which is its beginning
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks, and the encodings that read them."""
+MOST_HIGH = 0.3
+"""Share of bytes above ASCII in text of one byte a character that is taken for Latin-1: others are other alphabets."""
+NO_TEXT = tuple(bytes([code]) for code in range(32) if code not in b"\t\n\v\f\r\x1a\x1b")
 
 PERCEIVER_PAD, PERCEIVER_MASK = 0, 3
 """Ids of Perceiver IO's padding and of the token in place of hidden ones; BOS 1, EOS 2, CLS 4, SEP 5 are never made."""
@@ -46,6 +59,38 @@ def encode_bytes(text: str) -> Int[np.ndarray, " tokens"]:
             "no UTF-8 form; read the text with the encoding that it was written in"
         ) from error
     return np.frombuffer(data, dtype=np.uint8).astype(np.int32)
+
+
+def as_utf8(data: bytes) -> tuple[bytes, str | None]:
+    """Text as UTF-8, and what it was read as where it is something else.
+
+    UTF-8 stays as it is, to the last byte, also if a character is cut at its ends or some bytes in it are broken.
+    UTF-16 and UTF-32 are known by their byte order mark; what else is mostly ASCII is Windows-1252, or Latin-1.
+
+    Raises:
+        ValueError: It is no text, or in an encoding that nothing tells.
+    """
+    for mark, encoding in MARKS.items():
+        if data.startswith(mark):
+            return data.decode(encoding).encode(), encoding.upper()
+    start = next((place for place in range(min(3, len(data))) if not 0x80 <= data[place] < 0xC0), 0)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data[start:])  # may end within a character
+        return data, None
+    except UnicodeDecodeError as error:
+        first = error.start + start
+    text = data.decode(errors="replace")
+    broken, others = text.count("\ufffd"), len(text) - len(text.encode("ascii", "ignore"))
+    if others > 2 * broken:
+        return data, f"UTF-8 with {broken} broken bytes, which stay as they are"
+    high = np.count_nonzero(np.frombuffer(data, np.uint8) >= 0x80)
+    if high > MOST_HIGH * len(data) or any(control in data for control in NO_TEXT):
+        byte = f"byte 0x{data[first]:02x} at {first}"
+        raise ValueError(f"it is not UTF-8 ({byte}), and nothing tells what else; convert it to UTF-8")
+    try:
+        return data.decode("cp1252").encode(), "Windows-1252"
+    except UnicodeDecodeError:
+        return data.decode("latin-1").encode(), "Latin-1"
 
 
 def decode_bytes(ids: Integer[np.ndarray, " tokens"]) -> str:

@@ -22,6 +22,7 @@ from jaxtyping import Int, Integer
 
 from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
+from perceivers.data.splits import SPLITS
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
 
@@ -241,7 +242,8 @@ class StoreWriter:
     def _commit(self) -> None:
         if not self._splits:
             raise ValueError(f"{self.path}: no document was written, so there is no store to make")
-        records = {name: writer.finish() for name, writer in self._splits.items()}
+        order = sorted(self._splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
+        records = {name: self._splits[name].finish() for name in order}
         header = StoreHeader(
             tokenizer=self.tokenizer,
             vocab_size=self.vocab_size,

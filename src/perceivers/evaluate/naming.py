@@ -59,7 +59,7 @@ def read_pictures(
     """
     if len(sources) == 1 and (sources[0] / "header.json").is_file():
         return _from_store(PictureStore.open(sources[0]), shape, split)
-    pictures = _find(sources)
+    pictures = _find(sources, splits=split is not None)
     if split is not None:
         pictures = [picture for picture in pictures if picture.split == split]
     if not pictures:
@@ -96,7 +96,7 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
     if not isinstance(config, PerceiverIOConfig) or config.frames is None:
         raise ValueError("this model finds no motion: it needs an input of two frames")
     *tile, channels = config.frames
-    first, second = (_find([source])[0] for source in sources)
+    first, second = (_find([source], splits=False)[0] for source in sources)
     if first.size != second.size:
         raise ValueError(f"the pictures differ in size: {first.name} has {first.size}, {second.name} {second.size}")
     pixels = [fitted(picture.read(), picture.size, channels=channels) for picture in (first, second)]
@@ -105,9 +105,9 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
     return flow[0].float().cpu().numpy()
 
 
-def _find(sources: Sequence[Path]) -> list[Picture]:
-    """Pictures in files and arrays."""
-    documents, _ = find_documents(sources, ARRAY_ENDINGS + PICTURE_ENDINGS)
+def _find(sources: Sequence[Path], *, splits: bool) -> list[Picture]:
+    """Pictures in files and arrays, with their splits or without."""
+    documents, _ = find_documents(sources, ARRAY_ENDINGS + PICTURE_ENDINGS, splits=splits)
     arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
     files = [document for document in documents if document not in arrays]
     pictures: list[Picture] = arrays_as_pictures(arrays)[0] if arrays else []
