@@ -12,7 +12,8 @@ lowest and the highest. Nothing else should run beside it.
     first    the time to the first token, beside that of as many operations of a matrix product
     samples  several samples of one prompt, and of several prompts
     memory   the most memory that a long generation takes, beside its weights, keys and values
-    peers    the same token by two other packages, in an environment that is made for them (once, some minutes)
+    peers    the same token by a decoder written by hand, and by two other packages, in an environment that is made for
+             them (once, some minutes)
 
 A model whose context is M reads M tokens at most, and has read so many: each time its latents are rebuilt, the oldest
 tokens leave. "A step" is a token between two such times, halfway. Steps run in short bursts, as in a generation, so the

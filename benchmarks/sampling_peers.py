@@ -1,9 +1,11 @@
-"""The part of `sampling.py` that times other packages, which live in an environment of their own.
+"""The part of `sampling.py` that times a decoder written by hand, and other packages in an environment of their own.
 
-perceiver-ar-pytorch keeps nothing from token to token: each takes a full forward pass. x-transformers is a decoder that
-keeps keys and values of all layers; to fill them at a long context takes a time that grows with its square, so they are
-random numbers, laid into its own cache. Both are as wide and as deep as ours, and take turns with it: each waits in its
-process while the other works.
+The decoder of `plain_decoder.py` keeps keys and values of all layers in buffers that were set aside at the start; it
+says what a decoder costs where nothing is wasted, as far as PyTorch's own operations go. perceiver-ar-pytorch keeps
+nothing from token to token: each takes a full forward pass. x-transformers is a decoder that keeps keys and values, and
+copies them for each token. To fill a decoder's keys and values at a long context takes a time that grows with its
+square, so they are random numbers. All are as wide and as deep as ours, in float32, and take turns with it: a package
+waits in its process while others work.
 """
 
 import json
@@ -19,11 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sampling_timing import Row, Scale, Steady, Task, fresh_model, in_turns
+from plain_decoder import PlainDecoder
+from sampling_timing import Row, Scale, Steady, Task, fresh_model, in_turns, timed
 
 ENVIRONMENT = Path.home() / ".cache" / "perceivers-bench"
 VERSIONS = {"perceiver-ar-pytorch": "0.0.10", "x-transformers": "2.31.10"}
 
+PLAIN = "plain decoder"
 SHORT_BURST = 4
 """Steps of x-transformers in a row: enough for the processor's caches, and some seconds at the longest context."""
 
@@ -31,6 +35,8 @@ SHORT_BURST = 4
 def peers(scale: Scale, environment: Path) -> Iterator[Row]:
     installed = installed_peers(environment)
     if not installed:
+        for context in scale.contexts:
+            yield from _at_context(scale, context, None, [])
         return
     with Worker(environment / "bin" / "python", Path(__file__).with_name("sampling_worker.py")) as worker:
         for context in scale.contexts:
@@ -93,15 +99,18 @@ class Worker:
         self.process.wait()
 
 
-def _at_context(scale: Scale, context: int, worker: Worker, installed: list[str]) -> Iterator[Row]:
+def _at_context(scale: Scale, context: int, worker: Worker | None, installed: list[str]) -> Iterator[Row]:
     ours = {latents: Steady(fresh_model(scale, context, latents)) for latents in scale.latents}
     tasks: dict[str, Task] = {}
     for latents, steady in ours.items():
         tasks |= {f"ours {latents} step": steady.step(scale.burst), f"ours {latents} refill": steady.refill}
-    parameters = {"ours": sum(weight.numel() for weight in ours[scale.latents[0]].run.model.parameters())}
+    plain = PlainDecoder(context=context, dim=scale.dim, depth=scale.depth, heads=scale.heads)
+    tasks[PLAIN] = timed(lambda: plain(torch.full((1, 1), 3), context - 1), scale.burst)
+    models = {"ours": ours[scale.latents[0]].run.model, PLAIN: plain}
+    parameters = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
     theirs = {f"perceiver-ar-pytorch, N {latents:,}": latents for latents in scale.latents} | {"x-transformers": 0}
     for name, latents in theirs.items():
-        if (peer := name.split(",")[0]) not in installed:
+        if worker is None or (peer := name.split(",")[0]) not in installed:
             continue
         size = {"dim": scale.dim, "depth": scale.depth, "heads": scale.heads, "latents": latents}
         try:
@@ -113,8 +122,9 @@ def _at_context(scale: Scale, context: int, worker: Worker, installed: list[str]
         token = {"do": "token", "name": name, "repeats": 1 if latents else SHORT_BURST}
         tasks[name] = lambda token=token: worker.ask(**token)["seconds"]
     seconds = in_turns(tasks, scale.rounds)
-    worker.ask(do="forget")
-    yield from _rows(context, ours, theirs, seconds, parameters)
+    if worker is not None:
+        worker.ask(do="forget")
+    yield from _rows(context, ours, {PLAIN: 0, **theirs}, seconds, parameters)
 
 
 def _rows(
