@@ -43,11 +43,14 @@ def perceivers(context: int, latents: int, dim: int, depth: int, heads: int) -> 
     return model, loss
 
 
-def perceiver_ar_pytorch(context: int, latents: int, dim: int, depth: int, heads: int) -> tuple[nn.Module, Loss]:
-    """Its own loss."""
+def perceiver_ar_pytorch(
+    context: int, latents: int, dim: int, depth: int, heads: int, heads_at_once: int = 2
+) -> tuple[nn.Module, Loss]:
+    """Its own loss; its cross-attend reads the context with two heads at a time unless told otherwise."""
     from perceiver_ar_pytorch import PerceiverAR  # pyright: ignore[reportMissingImports]
 
     size = {"dim": dim, "depth": depth, "heads": heads, "dim_head": dim // heads}
+    size["perceive_max_heads_process"] = heads_at_once
     model = PerceiverAR(num_tokens=VOCAB_SIZE, max_seq_len=context, cross_attn_seq_len=context - latents, **size)
     return model.train(), lambda tokens: model(tokens[:, :-1], labels=tokens[:, 1:])
 
