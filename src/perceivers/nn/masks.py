@@ -76,7 +76,7 @@ def masked_score(like: Tensor) -> float:
     so that with a score added it is still finite, and its exponential is 0 beside any other's.
     """
     kind, least = like.device.type, torch.finfo(like.dtype).min
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         least = max(least, torch.finfo(torch.get_autocast_dtype(kind)).min)
     return max(MASKED, least / 2)
 
