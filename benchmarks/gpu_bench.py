@@ -75,6 +75,20 @@ class Bench:
         self.wait()
         return (time.perf_counter() - begun) / count
 
+    def busy(self, setting: str, what: str, call: Callable[[], object]) -> None:
+        """How long the device works for one call, and at what; the rest of the time it waits for Python."""
+        if self.device.type != "cuda":
+            return
+        with self.attempt(setting, f"{what}, busy"):
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                call()
+                self.wait()
+            found = [kernel for kernel in profile.key_averages() if kernel.self_device_time_total > 0]
+            found.sort(key=lambda kernel: -kernel.self_device_time_total)
+            top = {kernel.key[:60]: round(kernel.self_device_time_total / 1000, 3) for kernel in found[:6]}
+            total = sum(kernel.self_device_time_total for kernel in found) / 1000
+            self.row(setting, f"{what}, busy", total, "ms", kernels=sum(kernel.count for kernel in found), top=top)
+
     def wait(self) -> None:
         """Until the device has done all that was asked of it."""
         if self.device.type == "cuda":

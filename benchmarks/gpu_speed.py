@@ -151,6 +151,7 @@ def _step(
     more = {"ms": 1000 * seconds, "read_per_s": rows * setting.context / seconds, "tflops": work}
     more |= {"share_of_product": work / limit if limit else None, "peak_gb": peak / 1e9, "first_s": first}
     bench.row(*about, rows * setting.latents / seconds, "targets/s", **more)
+    bench.busy(*about, lambda: train_step(run, iter([batch])))
 
 
 def _config(bench: Bench, context: int, latents: int) -> PerceiverARConfig:
@@ -185,7 +186,7 @@ def _token(bench: Bench, about: tuple[str, str], model: nn.Module, *, compiled: 
         cached = CachedPerceiverAR(model, compiled=compiled)  # pyright: ignore[reportArgumentType]
         cached.start([prompt], max_tokens=most + 1, samples=samples)
         token = torch.full((samples,), 3, device=bench.device)
-        count = most - 3
+        count = most - 4
         for _ in range(3):
             cached.feed(token)
         bench.wait()
@@ -199,6 +200,7 @@ def _token(bench: Bench, about: tuple[str, str], model: nn.Module, *, compiled: 
         bound = 1e12 * speed / moved if speed else None
         more = {"bound": bound, "share_of_bound": 1 / seconds / bound if bound else None, "ms": 1000 * seconds}
         bench.row(about[0], f"{about[1]}, {samples} samples", samples / seconds, "tokens/s", mb=moved / 1e6, **more)
+        bench.busy(about[0], f"{about[1]}, {samples} samples", partial(cached.feed, token))
     if not compiled:
         drawn, begun = 0, 0.0
         for _ in decode(model, [prompt], max_tokens=most, stop_at_eos=False):
