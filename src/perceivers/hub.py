@@ -1,8 +1,11 @@
 """A saved model: config.json, which names its tokenizer too, and model.safetensors; here or on the Hugging Face hub."""
 
+import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+import re
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,6 +21,7 @@ from perceivers.models.build import build
 from perceivers.models.config import ModelConfig
 from perceivers.nearest import check_source, no_such, suggestion
 from perceivers.records import from_dict, to_dict
+from perceivers.writing import Write, finish_files, replace_files
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OLD_WEIGHTS = "pytorch_model.bin"
@@ -26,17 +30,29 @@ OLD_WEIGHTS = "pytorch_model.bin"
 HUB_SECONDS = 5.0
 """Time that the hub has to say whether it has a model."""
 
+NOTES = {"format": "pt"}
+"""In the header of a safetensors file; transformers opens none without."""
+CHECKSUM = "checksum"
+"""Name of another note there."""
+
 
 def write_model(weights: Mapping[str, torch.Tensor], config: ModelConfig, tokenizer: str, directory: Path) -> None:
-    """Write config.json and model.safetensors, `weights`; each replaces the old file only when it is complete.
+    """Write model.safetensors, `weights`, and config.json, in place of an older model's or not at all.
 
     Raises:
-        OSError: The disk is full or not writable.
+        OSError: The disk is full or not writable; what was there is as it was.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"tokenizer": tokenizer, "model": to_dict(config)}, indent=1)
-    replace_file(directory / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    replace_file(directory / WEIGHTS, lambda path: write_tensors(weights, path))
+    write_config_and_weights({"tokenizer": tokenizer, "model": to_dict(config)}, weights, directory)
+
+
+def write_config_and_weights(config: dict[str, Any], weights: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """The same of any `config`, such as that of another package."""
+    text = json.dumps(config, indent=1) + "\n"
+    files: dict[str, Write] = {
+        WEIGHTS: lambda path: write_tensors(weights, path),
+        CONFIG: lambda path: path.write_text(text, encoding="utf-8"),
+    }
+    replace_files(directory, files)
 
 
 def read_model(directory: Path) -> tuple[nn.Module, str]:
@@ -53,6 +69,7 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
         raise NotADirectoryError(
             f"{directory} is a file: name {f'its folder, {directory.parent}' if in_model else 'a folder with a model'}"
         )
+    finish_files(directory)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(
@@ -74,28 +91,69 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file, with a checksum in its header.
 
     Raises:
         OSError: The disk is full or not writable.
     """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    notes = NOTES | {CHECKSUM: checksum(tensors)}
     try:
-        # transformers opens no file without this note.
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
+        save_file(tensors, path, notes)
+        _put_in_order(notes, path)
     except SafetensorError as error:  # which is no OSError, though the file system is to blame
         raise OSError(f"{path}: {error}") from error
 
 
+def _put_in_order(notes: dict[str, str], path: Path) -> None:
+    """Make the same model the same file: safetensors writes the two notes in any order."""
+    text, other = (
+        json.dumps(dict(items), separators=(",", ":")).encode() for items in (notes.items(), reversed(notes.items()))
+    )
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(size)
+        file.seek(8)
+        file.write(header.replace(other, text, 1))
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file, and compare its content with its checksum, if it has one.
 
     Raises:
         ValueError: It is damaged.
     """
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            notes = file.metadata() or {}
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if _is_ours(notes) and notes != NOTES | {CHECKSUM: checksum(tensors)}:
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy or save it again")
+    return tensors
+
+
+def _is_ours(notes: Mapping[str, str]) -> bool:
+    """Whether a checksum is among a file's notes, be it that its name is damaged."""
+    return any(re.fullmatch("[0-9a-f]{64}", value) for value in notes.values()) or CHECKSUM in notes
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """64 hex digits that change with any name, shape, type and bit of tensors in memory.
+
+    Of each tensor it takes the CRC-32, on several threads: that finds every damaged byte, and is several times as fast
+    as SHA-256, so that even a large model opens in about the time that reading it from the disk takes.
+    """
+
+    def described(name: str) -> list[Any]:
+        value = tensors[name]
+        content = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data)
+        return [name, str(value.dtype), list(value.shape), content]
+
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as threads:
+        lines = list(threads.map(described, sorted(tensors)))
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
@@ -116,18 +174,6 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: 
         shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ValueError(f"{source} does not fit the model: {shown}")
     model.load_state_dict(tensors)
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a hidden file beside `path`, then put it in `path`'s place in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def find_model(

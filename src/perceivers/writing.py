@@ -14,11 +14,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout, UnixFileLock
 
 __all__ = [
     "Lock",
+    "Write",
     "explained",
     "finish_files",
     "new_directory",
@@ -27,6 +29,8 @@ __all__ = [
     "replace_files",
     "swap",
     "sync_directory",
+    "write_bytes",
+    "write_figure",
     "write_text",
 ]
 
@@ -60,7 +64,18 @@ def replace_file(path: Path, write: Write) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Put a file of `text`, as UTF-8, in `path`'s place."""
-    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put a file of `content` in `path`'s place."""
+    replace_file(path, lambda partial: partial.write_bytes(content))
+
+
+def write_figure(path: Path, figure: Any, **options: Any) -> None:
+    """Put a figure of matplotlib, as what the suffix says, in `path`'s place."""
+    kind = path.suffix.removeprefix(".") or "png"
+    replace_file(path, lambda partial: figure.savefig(partial, format=kind, **options))
 
 
 @contextlib.contextmanager
@@ -137,9 +152,21 @@ class Lock:
         except Timeout:
             raise FileExistsError(busy) from None
 
+    @classmethod
+    def of_directory(cls, directory: Path) -> "Lock":
+        """Lock a directory, which is made if need be, for what writes in it."""
+        busy = "another process is writing in this directory; wait for it, stop it, or choose another place"
+        return cls(directory / ".lock", f"{directory}: {busy}")
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """Let go of it, as the last thing: the file goes first, and who had opened it finds that it is gone."""
-        if isinstance(self._held, UnixFileLock):  # others remove it themselves
+        if self._held.is_locked and isinstance(self._held, UnixFileLock):  # others remove it themselves
             with contextlib.suppress(OSError):
                 os.unlink(self._held.lock_file)
         self._held.release()

@@ -1,4 +1,7 @@
 import errno
+import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +13,11 @@ from safetensors import safe_open
 from torch import nn
 
 from perceivers import hub
-from perceivers.train import checkpoint
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, optimizer_tensors, save_checkpoint
 from perceivers.train.config import OptimConfig
 from perceivers.train.optim import build_optimizer
+
+from ..faults import faulty
 
 ADAM = OptimConfig(lr=0.1)
 ADAMW = OptimConfig(lr=0.1, optimizer="adamw", weight_decay=0.1)
@@ -115,7 +119,7 @@ def test_a_crash_before_the_rename_leaves_no_checkpoint(tmp_path: Path, monkeypa
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "rename", crash)
+        patch.setattr(os, "rename", crash)
         with pytest.raises(SystemExit):
             save(tmp_path, 4)
     assert checkpoints(tmp_path) == []
@@ -127,13 +131,11 @@ def test_a_kill_while_an_old_checkpoint_goes(tmp_path: Path, monkeypatch: pytest
         save(tmp_path, step)
 
     def die(path: Path, **options: bool) -> None:
-        if not path.exists():
-            return
         (path / "model.safetensors").unlink()
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "rmtree", die)
+        patch.setattr(shutil, "rmtree", die)
         with pytest.raises(SystemExit):
             save(tmp_path, 3)
     assert [load_checkpoint(path, *trained(0)).step for path in checkpoints(tmp_path)] == [2, 3]
@@ -157,6 +159,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
@@ -165,6 +173,10 @@ def cut(path: Path) -> None:
         ("state.json", cut),
         ("state.json", lambda path: path.write_text('{"stepp": 3}')),
         ("state.json", lambda path: path.write_text('{"step": "3"}')),
+        ("state.json", lambda path: path.write_text(path.read_text().replace('"step": 3', '"step": 7'))),
+        ("state.json", lambda path: path.write_text(path.read_text().replace("sha256", "sha257"))),
+        ("model.safetensors", flip),
+        ("optimizer.safetensors", flip),
         ("state.json", Path.unlink),
         ("model.safetensors", Path.unlink),
     ],
@@ -174,6 +186,33 @@ def test_damage_is_named(tmp_path: Path, name: str, spoil: Callable[[Path], None
     spoil(path / name)
     with pytest.raises(ValueError, match=r"step-00000003 is damaged \(.*\); remove it to go on from the one before"):
         load_checkpoint(path, *trained(0))
+
+
+def test_checkpoints_of_old_had_no_checksums(tmp_path: Path) -> None:
+    path = save(tmp_path, 3)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        hub.save_file(hub.load_file(path / name), path / name, {"format": "pt"})
+    state = json.loads((path / "state.json").read_text())
+    del state["sha256"]
+    (path / "state.json").write_text(json.dumps(state))
+    assert load_checkpoint(path, *trained(0)).step == 3
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_whatever_fails_the_newest_checkpoint_is_whole(tmp_path: Path, dies: bool) -> None:
+    at, came = 0, True
+    while came:
+        run = tmp_path / str(at)
+        for step in (1, 2):
+            save(run, step)
+        came = faulty(lambda run=run: save(run, 4), at, dies=dies)
+        steps = [load_checkpoint(path, *trained(0)).step for path in checkpoints(run)]
+        assert steps in (([1, 2], [1, 2, 4], [2, 4]) if came else ([2, 4],))
+        save(run, 5)
+        assert os.listdir(run / "checkpoints")
+        assert not list(run.glob("checkpoints/.*"))
+        at += 1
+    assert at > 10
 
 
 def test_another_models_checkpoint(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from perceivers.data.tokens import StoreWriter, TokenStore
+from perceivers.generate.loaded import Loaded
 from perceivers.hub import read_model, write_model
 from perceivers.models.build import build
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.records import from_dict
+from perceivers.train.checkpoint import checkpoints
 from perceivers.train.config import TrainConfig
 from perceivers.train.data import check_store
 from perceivers.train.errors import TrainingError
 from perceivers.train.loop import train
+from perceivers.train.metrics import read_metrics
 from perceivers.train.run import check_compiler
 
 Tiny = Callable[..., TrainConfig]
@@ -48,6 +52,53 @@ def test_a_saved_model_is_not_overwritten(tiny: Tiny, store: TokenStore, tmp_pat
     with pytest.raises(ValueError, match="model holds a saved model: add --resume to go on, or choose another --out"):
         train(config, tmp_path / "model", store=store)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_one_training_at_a_time(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
+    out, tried = tmp_path / "run", []
+
+    def meanwhile(model: nn.Module, step: int) -> dict[str, float]:
+        for work in (
+            lambda: train(tiny(max_steps=5), out, store=store),
+            lambda: train(tiny(max_steps=5), out, store=store, resume=True),
+            lambda: Loaded(model, "ids").save_pretrained(out),
+        ):
+            with pytest.raises(FileExistsError, match="run: another process is writing in this directory; wait for it"):
+                work()
+            tried.append(step)
+        return {}
+
+    train(tiny(max_steps=3, save_every=1, eval_every=1), out, store=store, evaluate=meanwhile)
+    assert tried == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [row["step"] for row in read_metrics(out)] == [1, 2, 3]
+    train(tiny(max_steps=4), out, store=store, resume=True)
+    assert checkpoints(out)[-1].name == "step-00000004"
+
+
+def test_a_lock_of_the_dead_is_none(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    train(tiny(max_steps=1), tmp_path / "run", store=store)
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_the_directory_is_free_after_a_failure(
+    tiny: Tiny, store: TokenStore, tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    def fail(model: nn.Module, step: int) -> dict[str, float]:
+        raise interruption
+
+    with pytest.raises(interruption) as kept:  # with its frames
+        train(tiny(max_steps=1), tmp_path / "run", store=store, evaluate=fail)
+    train(tiny(max_steps=2), tmp_path / "run", store=store, resume=True)
+    del kept
+
+
+def test_a_run_that_can_not_start_leaves_no_directory(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data"):
+        train(tiny(), tmp_path / "run", store=None)
+    assert not any(tmp_path.iterdir())
 
 
 def test_other_data_is_refused_on_resume(

@@ -151,8 +151,10 @@ def _check_free(out: Path) -> None:
 
 def _save(model: "nn.Module", config: "ModelConfig", tokenizer: str, out: Path) -> int:
     from perceivers.hub import write_model
+    from perceivers.writing import Lock
 
-    write_model(model.state_dict(), config, tokenizer, out)
+    with Lock.of_directory(out):
+        write_model(model.state_dict(), config, tokenizer, out)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer!r} tokens")
     print(f"next: perceivers show {out}")
     return 0

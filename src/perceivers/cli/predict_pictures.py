@@ -96,7 +96,7 @@ def _write_flow(flow: "np.ndarray", path: Path) -> None:
     from PIL import Image
 
     from perceivers.evaluate.flow import flow_picture
-    from perceivers.hub import replace_file
+    from perceivers.writing import replace_file
 
     picture = Image.fromarray(flow_picture(flow))
     path.parent.mkdir(parents=True, exist_ok=True)

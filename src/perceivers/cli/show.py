@@ -30,6 +30,7 @@ from perceivers.nearest import suggestion
 from perceivers.presets import PRESETS, preset, summary
 from perceivers.records import from_dict
 from perceivers.train.config import TrainConfig
+from perceivers.writing import finish_files
 
 DESCRIPTION = """Show the size, cost and settings of a run, a saved model or a preset.
 
@@ -89,6 +90,7 @@ def read_model_config(directory: Path) -> tuple[ModelConfig, str]:
         FileNotFoundError: There is none.
         ValueError: The file is damaged.
     """
+    finish_files(directory)
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(

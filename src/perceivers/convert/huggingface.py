@@ -17,12 +17,13 @@ from perceivers.convert.huggingface_config import FLOW_SCALE, MODEL_TYPE, SIZE, 
 from perceivers.convert.huggingface_export import config_to_huggingface
 from perceivers.convert.huggingface_names import Part, huggingface_names
 from perceivers.convert.parameters import check_fit
-from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, replace_file, write_tensors
+from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, write_config_and_weights
 from perceivers.models.feature_config import FlowFeatures, TokenFeatures
 from perceivers.models.input_config import MultimodalInputConfig
 from perceivers.models.output_config import GridHead, TiedHead
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
+from perceivers.writing import Lock, finish_files
 
 __all__ = [
     "is_huggingface",
@@ -35,6 +36,7 @@ __all__ = [
 
 def is_huggingface(directory: Path) -> bool:
     """Whether `directory` holds a Perceiver of transformers, by its config.json."""
+    finish_files(directory)
     try:
         values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -186,6 +188,7 @@ def write_huggingface(model: nn.Module, directory: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: No class of transformers is this model.
+        FileExistsError: Another process is writing there.
         OSError: The disk is full or not writable.
     """
     config = getattr(model, "config", None)
@@ -195,8 +198,6 @@ def write_huggingface(model: nn.Module, directory: Path) -> dict[str, Any]:
         )
     values = config_to_huggingface(config)
     tensors = weights_to_huggingface(model.state_dict(), config)
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(values, indent=2)
-    replace_file(directory / CONFIG, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    replace_file(directory / WEIGHTS, lambda path: write_tensors(tensors, path))
+    with Lock.of_directory(directory):
+        write_config_and_weights(values, tensors, directory)
     return values

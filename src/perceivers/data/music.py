@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from perceivers.data.midi import NOTE, read_notes
+from perceivers.writing import write_bytes
 
 if TYPE_CHECKING:
     from symusic.core import ScoreTick
@@ -172,7 +173,7 @@ def write_midi(ids: Ids, path: Path | str) -> None:
         ValueError: An id is not in 0..387.
         ImportError: symusic is missing.
     """
-    Path(path).write_bytes(decode_performance(ids).dumps_midi())
+    write_bytes(Path(path), decode_performance(ids).dumps_midi())
 
 
 def transpose(ids: Ids, semitones: int) -> Int32[np.ndarray, " tokens"]:

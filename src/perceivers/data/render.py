@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from perceivers.data.music import decode_performance, notes_of, seconds
+from perceivers.writing import replace_file, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,11 +39,15 @@ def write_wav(score_or_ids: Any, path: Path | str, *, sample_rate_hz: int = 4410
     score = decode_performance(score_or_ids) if isinstance(score_or_ids, np.ndarray) else score_or_ids
     audio = _synthesise(score, soundfont, sample_rate_hz)
     samples = np.rint(audio.T * (32767 / max(1.0, np.abs(audio).max(initial=0.0)))).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate_hz)
-        file.writeframes(samples.tobytes())
+
+    def write(partial: Path) -> None:
+        with wave.open(str(partial), "wb") as file:
+            file.setnchannels(2)
+            file.setsampwidth(2)
+            file.setframerate(sample_rate_hz)
+            file.writeframes(samples.tobytes())
+
+    replace_file(Path(path), write)
 
 
 def _soundfont() -> Path:
@@ -121,7 +126,7 @@ def piano_roll(
     axes.set_xlabel("time in seconds")
     axes.set_title(title, loc="left", fontsize=12)
     axes.legend(handles=legend, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.2)
-    figure.savefig(path_png)
+    write_figure(Path(path_png), figure)
 
 
 def _keyboard(axes: "Axes", lowest: int, highest: int) -> None:

@@ -17,6 +17,7 @@ from perceivers.data.warps import flow_batches
 from perceivers.device import autocast
 from perceivers.evaluate.bootstrap import Comparison, Interval, mean_with_interval, paired_bootstrap
 from perceivers.evaluate.plots import new_figure
+from perceivers.writing import write_figure
 
 __all__ = ["FlowScore", "flow_picture", "plot_flow", "score_flow"]
 
@@ -171,4 +172,4 @@ def plot_flow(
             cell.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
             cell.set(xticks=[], yticks=[], title=title if pair == 0 else "")
         cells[3].set_xlabel(f"error {error:.2f} pixels")
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure, dpi=120)

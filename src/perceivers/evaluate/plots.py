@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from perceivers.writing import write_figure
+
 TRAIN, HELD_OUT = "#4C72B0", "#C44E52"
 
 
@@ -32,7 +34,7 @@ def plot_training(
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, dpi=150)
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:

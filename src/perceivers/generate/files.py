@@ -7,12 +7,14 @@ all           .npy in and out, raw ids with one axis
 """
 
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from perceivers.data.music import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, encode_performance, write_midi
+from perceivers.writing import write_bytes, write_text
 
 __all__ = [
     "check_output",
@@ -122,11 +124,13 @@ def write_output(
     ids = np.concatenate([prompt, continuation]).astype(np.int64)
     match path.suffix.lower():
         case ".npy":
-            np.save(path, ids)
+            content = BytesIO()
+            np.save(content, ids)
+            write_bytes(path, content.getvalue())
         case ".txt" if tokenizer == "bytes":
-            path.write_bytes(ids.astype(np.uint8).tobytes())
+            write_bytes(path, ids.astype(np.uint8).tobytes())
         case ".txt":
-            path.write_text(" ".join(map(str, ids)) + "\n", encoding="utf-8")
+            write_text(path, " ".join(map(str, ids)) + "\n")
         case ".mid":
             write_midi(ids, path)
         case ".wav":

@@ -24,6 +24,7 @@ from perceivers.generate.prompts import Positions, whole_ids
 from perceivers.hub import find_model, read_model, upload_model, write_model
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.nn.linear import Int8Linear
+from perceivers.writing import Lock
 
 Prompt = Iterable[Any] | str | None
 """Raw ids of any integer type, or text for a model of bytes; None or empty starts from nothing."""
@@ -79,10 +80,12 @@ class Loaded:
 
         Raises:
             ValueError: The weights are 8-bit integers.
+            FileExistsError: Another process is writing there, such as a training.
         """
         if any(isinstance(module, Int8Linear) for module in self.model.modules()):
             raise ValueError("weights of 8-bit integers can't be saved: load the model with weights='float32'")
-        write_model(self.model.state_dict(), self.config, self.tokenizer, Path(directory))
+        with Lock.of_directory(Path(directory)):
+            write_model(self.model.state_dict(), self.config, self.tokenizer, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face hub; see `upload_model`."""

@@ -5,11 +5,12 @@ is written under a hidden name, flushed to disk and renamed, and hidden again be
 complete. The newest two are kept.
 """
 
+import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from perceivers.hub import load_weights, read_tensors, write_tensors
 from perceivers.records import from_dict, to_dict
 from perceivers.train.parallel import part
+from perceivers.writing import new_directory, remove_directory
 
 
 @dataclass
@@ -46,24 +48,15 @@ def save_checkpoint(run: Path, weights: dict[str, Tensor], moments: dict[str, Te
         OSError: The disk is full or not writable; older checkpoints are as they were.
     """
     final = checkpoint_path(run, state.step)
-    _remove_hidden(final.parent)  # what a kill left
+    _remove_hidden(final.parent)
     if final.exists():
         return final
-    partial = _hidden(final)
-    partial.mkdir(parents=True)
-    try:
+    with new_directory(final) as partial:
         write_tensors(weights, partial / "model.safetensors")
         write_tensors(moments, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(to_dict(state)), encoding="utf-8")
-        for file in partial.iterdir():
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        os.rename(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "state.json").write_text(_with_checksum(to_dict(state)), encoding="utf-8")
     for old in checkpoints(run)[:-2]:
-        os.rename(old, _hidden(old))
-    _remove_hidden(final.parent)
+        remove_directory(old)
     return final
 
 
@@ -76,7 +69,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     try:
         weights = read_tensors(path / "model.safetensors")
         moments = read_tensors(path / "optimizer.safetensors")
-        state = from_dict(TrainState, json.loads((path / "state.json").read_text(encoding="utf-8")))
+        state = from_dict(TrainState, _checked((path / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged ({error}); remove it to go on from the one before") from error
     own = model.state_dict()
@@ -105,12 +98,31 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def _hidden(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f".{checkpoint.name}.partial")
+def _with_checksum(values: dict[str, Any]) -> str:
+    """Values as JSON that says what they were when they were written."""
+    return json.dumps(values | {"sha256": _sha256(values)})
+
+
+def _checked(text: str) -> Any:
+    """The values in such a text, or in one without a checksum, as checkpoints of old have it.
+
+    Raises:
+        ValueError: They are others now.
+    """
+    values = json.loads(text)
+    if isinstance(values, dict) and values.pop("sha256", _sha256(values)) != _sha256(values):
+        raise ValueError("the content of state.json does not match its checksum")
+    return values
+
+
+def _sha256(values: dict[str, Any]) -> str:
+    kept = {name: value for name, value in values.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _remove_hidden(directory: Path) -> None:
-    for path in directory.glob(_hidden(Path("step-*")).name):
+    """Remove what a kill left of any checkpoint; nobody else writes here."""
+    for path in directory.glob(".step-*.partial"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.data.picture_store import PictureStore
-from perceivers.hub import replace_file
 from perceivers.train.data import Store, open_store
+from perceivers.writing import write_text
 
 DATA = "data.json"
 
@@ -16,8 +16,7 @@ def record_data(run: Path, store: Store) -> None:
     if store.path is None:
         return
     record = {"path": str(store.path.resolve()), "fingerprint": store.fingerprint, **_content(store)}
-    text = json.dumps(record, indent=1) + "\n"
-    replace_file(run / DATA, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(run / DATA, json.dumps(record, indent=1) + "\n")
 
 
 def data_record(run: Path) -> dict[str, Any] | None:

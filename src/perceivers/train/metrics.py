@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from perceivers.hub import replace_file
+from perceivers.writing import Lock, write_text
 
 
 class MetricsLog:
@@ -15,13 +15,15 @@ class MetricsLog:
         run: Run directory; lines go to `run`/metrics.jsonl.
         step: Lines of later steps, left by a run that was killed, are removed.
         tensorboard: Write TensorBoard events to `run`/tensorboard too.
+        held: Lock of the run directory, let go of at the end.
     """
 
-    def __init__(self, run: Path, *, step: int = 0, tensorboard: bool = False) -> None:
+    def __init__(self, run: Path, *, step: int = 0, tensorboard: bool = False, held: Lock | None = None) -> None:
+        self._held = held
         self.path = run / "metrics.jsonl"
         if self.path.exists():
             kept = "".join(json.dumps(row) + "\n" for row in read_metrics(run) if row["step"] <= step)
-            replace_file(self.path, lambda path: path.write_text(kept, encoding="utf-8"))
+            write_text(self.path, kept)
         self._writer = None
         if tensorboard:
             try:
@@ -46,9 +48,13 @@ class MetricsLog:
         self.close()
 
     def close(self) -> None:
-        """Flush what is buffered."""
-        if self._writer is not None:
-            self._writer.close()
+        """Flush what is buffered, and let go of the directory."""
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            if self._held is not None:
+                self._held.release()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

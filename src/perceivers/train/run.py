@@ -1,5 +1,6 @@
 """What a training run consists of: how it starts or resumes, and how it is saved."""
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import nn
 
 from perceivers.device import in_bfloat16, pick_device
 from perceivers.generate.loaded import open_model
-from perceivers.hub import WEIGHTS, load_weights, replace_file, write_model
+from perceivers.hub import WEIGHTS, load_weights, write_model
 from perceivers.models.build import build
 from perceivers.models.recompute import recompute_layers
 from perceivers.records import to_dict
@@ -23,6 +24,7 @@ from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
 from perceivers.train.optim import build_optimizer, learning_rate, warmed_up
 from perceivers.train.parallel import Place, fill, join, share, whole
+from perceivers.writing import Lock, finish_files, write_text
 
 
 @dataclass
@@ -69,7 +71,36 @@ class Run:
 def start(
     config: TrainConfig, out: Path, *, store: Store | None, init: Path | None, resume: bool, tensorboard: bool
 ) -> Run:
-    """Set a run up: model, optimiser, data, directory; at its newest checkpoint if it is resumed."""
+    """Set a run up: model, optimiser, data, directory; at its newest checkpoint if it is resumed.
+
+    Raises:
+        ValueError: These don't fit each other.
+        FileExistsError: Another process is training in `out`.
+    """
+    if config.parallel.processes > 1 and os.environ.get("RANK", "0") != "0":
+        return _start(config, out, None, store=store, init=init, resume=resume, tensorboard=tensorboard)
+    held = Lock.of_directory(out)
+    try:
+        return _start(config, out, held, store=store, init=init, resume=resume, tensorboard=tensorboard)
+    except BaseException:
+        held.release()
+        with contextlib.suppress(OSError):
+            out.rmdir()  # where nothing else is in it
+        raise
+
+
+def _start(
+    config: TrainConfig,
+    out: Path,
+    held: Lock | None,
+    *,
+    store: Store | None,
+    init: Path | None,
+    resume: bool,
+    tensorboard: bool,
+) -> Run:
+    """The same in a directory that the first process holds."""
+    finish_files(out)
     found = checkpoints(out)
     if not resume and (found or (out / WEIGHTS).exists()):
         what = f"a run that got to {found[-1].name}" if found else "a saved model"
@@ -90,12 +121,10 @@ def start(
             )
     if place.rank:
         return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place)
-    out.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(to_dict(config), sort_keys=False)
-    replace_file(out / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     if store is not None:
         record_data(out, store)
-    log = MetricsLog(out, step=state.step, tensorboard=tensorboard)
+    log = MetricsLog(out, step=state.step, tensorboard=tensorboard, held=held)
     return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place)
 
 
