@@ -138,7 +138,7 @@ def test_init_with_other_tokens_is_refused(tiny: Tiny, store: TokenStore, copyin
 
 
 def test_init_from_nothing(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere has no config.json: it holds no saved model"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         train(tiny(), tmp_path / "run", store=store, init=tmp_path / "nowhere")
 
 
