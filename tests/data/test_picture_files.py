@@ -74,6 +74,17 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(tmp_path: Path) -> None:
         pictures[1].read()
 
 
+def test_pictures_of_too_many_pixels_are_told_before_they_are_decoded(tmp_path: Path) -> None:
+    save(tmp_path / "good.png")
+    Image.new("L", (1009, 1013)).save(tmp_path / "many.png")
+    documents, _ = find_documents([tmp_path], PICTURE_ENDINGS, unpacked_mb=11)
+    pictures, skipped = files_as_pictures(documents)
+    assert [picture.name for picture in pictures] == ["good.png"]
+    assert skipped == [("many.png", "it unpacks to 12 MB, more than 11; --unpacked-mb 12 reads it")]
+    documents, _ = find_documents([tmp_path], PICTURE_ENDINGS, unpacked_mb=12)
+    assert files_as_pictures(documents)[1] == []
+
+
 def test_classes_are_folders(tmp_path: Path) -> None:
     for name in ("pets/cat/1.png", "pets/dog/1.png", "pets/dog/old/2.png"):
         save(tmp_path / name)

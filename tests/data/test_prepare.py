@@ -375,10 +375,20 @@ def test_a_file_that_cannot_be_used_empties_no_split(tmp_path: Path, broken: int
     assert [name for name, _ in summary.skipped] == [f"book{broken}.txt"]
 
 
-def test_the_same_text_thrice_is_one(tmp_path: Path) -> None:
-    summary = prepare_text([place(tmp_path / "d", a_txt="x" * 40, b_txt="x" * 40, c_txt="x" * 40)], tmp_path / "store")
-    assert {name: split.documents for name, split in summary.splits.items()} == {"train": 1, "validation": 1, "test": 1}
-    assert len(summary.duplicates) == 2
+def test_equal_documents_stay_in_one_split(tmp_path: Path) -> None:
+    thrice = {f"{name}_txt": "x" * 40 for name in "abc"}
+    summary = prepare_text([place(tmp_path / "d", **thrice)], tmp_path / "store")
+    assert {name: split.documents for name, split in summary.splits.items()} == {"train": 3, "validation": 3, "test": 3}
+    assert summary.duplicates == []
+
+    place(tmp_path / "d", **{f"more{index}_txt": f"{index % 7} and more" for index in range(40)}, broken_txt="")
+    summary = prepare_text([tmp_path / "d"], tmp_path / "many")
+    store = TokenStore.open(tmp_path / "many")
+    texts = [{decode_bytes(ids) for ids in store.split(split)} for split in store.splits]
+    assert len(texts) == 3
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 8
+    assert sum(split.documents for split in summary.splits.values()) == 43
+    assert "35 documents are equal to others, and in one split with them" in summary.notes
 
 
 @pytest.mark.parametrize(

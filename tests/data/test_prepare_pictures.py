@@ -1,3 +1,5 @@
+import gzip
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -178,9 +180,35 @@ def test_one_damaged_array_does_not_stop_the_others(tmp_path: Path) -> None:
     np.save(tmp_path / "floats.npy", np.zeros((5, 7, 3)))
     (tmp_path / "damaged.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': (((((")
     (tmp_path / "archive.npz").write_bytes(b"PK\x03\x04")
+    with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as archive:
+        archive.writestr("x_train", "no array")
     summary = prepare_pictures([tmp_path], tmp_path / "store")
     assert sum(summary.splits.values()) == 15
-    assert sorted(name for name, _ in summary.skipped) == ["archive.npz", "damaged.npy", "floats.npy"]
+    assert sorted(name for name, _ in summary.skipped) == ["archive.npz", "bytes.npz", "damaged.npy", "floats.npy"]
     np.save(tmp_path / "y.npy", np.zeros(5, dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"y\.npy: it holds Python objects"):  # labels that are missed
         prepare_pictures([tmp_path], tmp_path / "again")
+
+
+def test_arrays_that_unpack_to_more_than_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", pictures(5))
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros((3, 1024, 1024), np.uint8))
+    (tmp_path / "b-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + bytes(3 * 2**20)))
+    summary = prepare_pictures([tmp_path], tmp_path / "store", choices=Choices(unpacked_mb=2))
+    assert sum(summary.splits.values()) == 5
+    assert {name for name, reason in summary.skipped if "more than 2; --unpacked-mb" in reason} == {
+        "b-ubyte.gz",
+        "bomb.npz",
+    }
+
+
+def test_equal_pictures_stay_in_one_split(tmp_path: Path) -> None:
+    black = np.zeros((5, 7), np.uint8)
+    np.save(tmp_path / "a.npy", np.stack([black] * 9))
+    assert prepare_pictures([tmp_path / "a.npy"], tmp_path / "one").splits == {"train": 9}
+    np.save(tmp_path / "b.npy", np.concatenate([pictures(3), pictures(3), pictures(3), pictures(3)]))
+    summary = prepare_pictures([tmp_path], tmp_path / "more")
+    assert sum(summary.splits.values()) == 21
+    store = PictureStore.open(tmp_path / "more")
+    kinds = [{picture.tobytes() for picture in store.split(split).pixels} for split in store.splits]
+    assert sum(map(len, kinds)) == len(set.union(*kinds)) == 4

@@ -110,7 +110,10 @@ def _read(document: Document) -> dict[str, np.ndarray]:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {name: loaded}
-        return {f"{name}/{key}": loaded[key] for key in loaded.files}
+        arrays = {f"{name}/{key}": loaded[key] for key in loaded.files}
+        if wrong := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{wrong[0]} is no array")
+        return arrays
     except Exception as error:  # damaged headers raise all sorts of things
         if "pickle" in str(error):
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from perceivers.data.sources import Document
+from perceivers.data.sources import Document, check_unpacked
 from perceivers.data.splits import split_named
 
 __all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted"]
@@ -19,6 +19,8 @@ __all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted"]
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+BYTES_A_PIXEL = 12
+"""Memory that a pixel takes while a picture is brought to its size."""
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that exchange rows and columns
 
 
@@ -129,6 +131,7 @@ def _look(document: Document) -> tuple[tuple[int, int], bool]:
         _decoding(),
         _pillow()[0].open(document.file if document.member is None else BytesIO(document.read())) as image,
     ):
+        check_unpacked(image.width * image.height * BYTES_A_PIXEL, document.unpacked_mb)
         if image.mode not in GREY_MODES + COLOUR_MODES:
             raise ValueError(f"pixels of mode {image.mode!r}, which need more than 8 bits; convert it to 8 bits")
         columns, rows = image.size
@@ -159,14 +162,19 @@ class _Reader:
 
 
 class _decoding:
-    """What a decoder finds wrong becomes a ValueError; what it only warns of is nobody's concern."""
+    """What a decoder finds wrong becomes a ValueError; what it only warns of is nobody's concern.
+
+    Pillow's own limit of pixels is off meanwhile: `_look` knows the user's.
+    """
 
     def __enter__(self) -> None:
         self.quiet = warnings.catch_warnings()
         self.quiet.__enter__()
         warnings.simplefilter("ignore")
+        self.limit, _pillow()[0].MAX_IMAGE_PIXELS = _pillow()[0].MAX_IMAGE_PIXELS, None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        _pillow()[0].MAX_IMAGE_PIXELS = self.limit
         self.quiet.__exit__(kind, error, trace)
         if isinstance(error, Exception) and not isinstance(error, ValueError):  # decoders raise all sorts of things
             raise ValueError(f"cannot be read as a picture ({error})") from error

@@ -14,7 +14,7 @@ from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
 from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted
 from perceivers.data.picture_store import PictureStore, PictureWriter
 from perceivers.data.prepare import AS_GIVEN, Choices
-from perceivers.data.splits import SPLITS, few_documents, grouped_splits
+from perceivers.data.splits import SPLITS, chosen_splits, few_documents
 from perceivers.data.write_splits import reason
 
 __all__ = ["PictureSummary", "prepare_pictures"]
@@ -99,8 +99,9 @@ def prepare_pictures(
         raise ValueError(_none_usable(skipped))
     chosen, size_notes = _common_size(pictures, size)
     duplicates: list[tuple[str, str]] = []
+    digests: list[bytes] | None = None
     while True:
-        splits, split_notes = _choose_splits(pictures, choices)
+        splits, split_notes, given = _choose_splits(pictures, choices, digests)
         classes = _classes(pictures)
         writer = PictureWriter(
             out,
@@ -110,10 +111,12 @@ def prepare_pictures(
             source=", ".join(source.name for source in sources),
             command=command,
         )
-        used = _write(writer, pictures, splits, classes, skipped, duplicates, progress=progress)
-        if used is None:
+        usable = _write(
+            writer, pictures, splits, classes, skipped, None if not given else duplicates, progress=progress
+        )
+        if usable is None:
             break
-        pictures = used  # some splits lost all their pictures: they are chosen anew
+        pictures, digests = usable  # some splits lost all their pictures: they are chosen anew
     store = PictureStore.open(writer.path)  # and so it was read back once
     counts = {split: len(store.split(split)) for split in SPLITS if split in store.splits}
     return PictureSummary(
@@ -169,18 +172,20 @@ def _common_size(pictures: Sequence[Picture], size: tuple[int, int] | None) -> t
     return size, [f"{smaller} pictures are smaller than {size[0]} x {size[1]} and were enlarged"] if smaller else []
 
 
-def _choose_splits(pictures: Sequence[Picture], choices: Choices) -> tuple[list[str], list[str]]:
-    """Where each picture goes: as its place says, else by its name; and what was decided.
+def _choose_splits(
+    pictures: Sequence[Picture], choices: Choices, digests: Sequence[bytes] | None
+) -> tuple[list[str], list[str], bool]:
+    """Where each picture goes: as its place says, else by its name; what was decided; whether splits were given.
 
     Raises:
         ValueError: Some have a split and others have none, or none is for training.
     """
     known = {None} if choices.split_by in ("piece", "hash") else {picture.split for picture in pictures}
     if known == {None}:
-        if len(pictures) < 3:
-            return ["train"] * len(pictures), ["fewer than 3 pictures, so all are for training"]
-        splits, note = grouped_splits([picture.name for picture in pictures], choices.split_by or "hash")
-        return splits, [note]
+        splits, note = chosen_splits([picture.name for picture in pictures], choices.split_by, digests)
+        if splits is None:
+            return ["train"] * len(pictures), ["fewer than 3 different pictures, so all are for training"], False
+        return splits, [note], False
     if None in known:
         free = next(picture.name for picture in pictures if picture.split is None)
         raise ValueError(
@@ -195,13 +200,13 @@ def _choose_splits(pictures: Sequence[Picture], choices: Choices) -> tuple[list[
             "add training pictures, or split anew with --split-by hash"
         )
     if "validation" in known or len(train) < 2:
-        return splits, []
+        return splits, [], True
     held_out = max(1, len(train) // VALIDATION_SHARE)
     train.sort(key=lambda index: hashlib.sha256(pictures[index].name.encode(errors="surrogateescape")).digest())
     for index in train[-held_out:]:
         splits[index] = "validation"
     note = f"there was no validation split: {held_out:,} of {len(train):,} training pictures, by a hash, are it now"
-    return splits, [note]
+    return splits, [note], True
 
 
 def _classes(pictures: Sequence[Picture]) -> list[str] | list[int] | None:
@@ -230,19 +235,21 @@ def _write(
     splits: Sequence[str],
     classes: list[str] | list[int] | None,
     skipped: list[tuple[str, str]],
-    duplicates: list[tuple[str, str]],
+    duplicates: list[tuple[str, str]] | None,
     *,
     progress: bool,
-) -> list[Picture] | None:
-    """Bring pictures into their splits, those that are held out first; note what cannot be read, or is there twice.
+) -> tuple[list[Picture], list[bytes]] | None:
+    """Bring pictures into their splits, those that are held out first; note what cannot be read.
+
+    What is held out and elsewhere too is left out there, and noted in `duplicates`; without these it joins the other.
 
     Returns:
-        None; or, with nothing written, the pictures that can be used, where a split lost all that it was to have.
+        None; or, with nothing written, the pictures that can be used and their digests, where a split lost all of its.
     """
     rows, columns, channels = writer.shape
     places: dict[str | int | None, int] = {label: index for index, label in enumerate(classes or [])}
     held_out: dict[bytes, tuple[str, str]] = {}
-    used: list[int] = []
+    used: dict[int, tuple[str, bytes]] = {}
     order = sorted(range(len(pictures)), key=lambda index: (-SPLITS.index(splits[index]), index))
     bar = tqdm(order, desc="preparing", unit="picture", disable=None if progress else True)
     with contextlib.suppress(_PlanAnewError), writer, contextlib.closing(bar):
@@ -257,17 +264,20 @@ def _write(
             if split != "train":
                 held_out.setdefault(digest, (picture.name, split))
             name, first_split = held_out.get(digest, (picture.name, split))
-            if first_split != split:
+            if first_split != split and duplicates is not None:
                 duplicates.append((f"{name} ({first_split})", f"{picture.name} ({split})"))
                 continue
-            writer.append(split, pixels[None], np.array([places[picture.label]]) if places else None)
-            used.append(index)
+            writer.append(first_split, pixels[None], np.array([places[picture.label]]) if places else None)
+            used[index] = first_split, digest
         if not used:
             raise ValueError(_none_usable(skipped))
-        if set(splits) == {splits[index] for index in used}:
+        left = {split for split, _ in used.values()}
+        if "train" not in left and duplicates is not None:
+            raise ValueError("nothing is left for training: its pictures cannot be used, or are held out too")
+        if set(splits) == left or duplicates is not None:
             return None
         raise _PlanAnewError
-    return [pictures[index] for index in sorted(used)]
+    return [pictures[index] for index in sorted(used)], [used[index][1] for index in sorted(used)]
 
 
 class _PlanAnewError(Exception):

@@ -10,6 +10,7 @@ from typing import Literal
 __all__ = [
     "SPLITS",
     "SplitBy",
+    "chosen_splits",
     "few_documents",
     "given_splits",
     "grouped_splits",
@@ -168,6 +169,25 @@ def grouped_splits(names: Sequence[str], by: SplitBy) -> tuple[list[str], str]:
         )
     split_of = dict(zip(groups, hashed_splits(groups), strict=True))
     return [split_of[key] for key in keys], f"splits by a hash of the {by}, {len(groups):,} of them: {shares}"
+
+
+def chosen_splits(
+    names: Sequence[str], by: SplitBy | None, digests: Sequence[bytes] | None = None
+) -> tuple[list[str] | None, str]:
+    """A split for each name as `grouped_splits` chooses it; None if fewer than three differ.
+
+    Args:
+        names: Of documents.
+        by: What stays together; None for nothing.
+        digests: Of their contents, where these are known: equal ones go to one split.
+    """
+    contents = list(digests or map(str, range(len(names))))
+    firsts = dict(zip(reversed(contents), reversed(names), strict=True))
+    if len(firsts) < 3:
+        return None, ""
+    splits, note = grouped_splits(list(firsts.values()), by or "hash")
+    split_of = dict(zip(firsts, splits, strict=True))
+    return [split_of[content] for content in contents], note
 
 
 def piece_of(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perceivers.data.sources import Document
-from perceivers.data.splits import SPLITS, SplitBy, few_documents, grouped_splits, pieces_apart
+from perceivers.data.splits import SPLITS, SplitBy, chosen_splits, few_documents, pieces_apart
 from perceivers.data.tokens import StoreWriter, TokenStore
 
 __all__ = ["Item", "PrepareSummary", "Remarks", "SplitSummary", "reason", "write_splits"]
@@ -85,7 +85,7 @@ def reason(error: Exception, name: str) -> str:
 
 
 class _PlanAnewError(Exception):
-    """Splits that a hash chose lost all their documents; its argument is what may be split anew."""
+    """Splits that a hash chose lost all their documents; arguments: those that can be used, and their digests."""
 
 
 def write_splits(
@@ -117,14 +117,15 @@ def write_splits(
     started = time.perf_counter()
     skipped = list(skipped)
     duplicates: list[tuple[str, str]] = []
+    digests: list[bytes] | None = None
     while True:
-        splits, how = _choose_splits([item.document for item in items], split_by)
+        splits, how = _choose_splits([item.document for item in items], split_by, digests)
         writer = _Writing(open_writer(), seconds_of, chosen_here=bool(how))
         try:
             writer.write(items, splits, progress=progress)
         except _PlanAnewError as again:
             skipped, duplicates = skipped + writer.skipped, duplicates + writer.duplicates
-            items = again.args[0]
+            items, digests = again.args
         except ValueError:
             if writer.summaries or not (broken := skipped + writer.skipped):
                 raise
@@ -133,6 +134,8 @@ def write_splits(
         else:
             break
     notes = [*notes, *how]
+    if how and (equal := len(writer.digests) - len(set(writer.digests))):
+        notes.append(f"{equal} documents are equal to others, and in one split with them")
     if not made:
         counts = {split: writer.summaries[split].documents for split in SPLITS if split in writer.summaries}
         if CUT not in splits:
@@ -161,49 +164,57 @@ class _Writing:
         self.skipped: list[tuple[str, str]] = []
         self.duplicates: list[tuple[str, str]] = []
         self.remarks: Remarks = defaultdict(list)
+        self.digests: list[bytes] = []
+        """Of what was written."""
         self._held_out: dict[bytes, tuple[str, str]] = {}
 
     def write(self, items: Sequence[Item], splits: Sequence[str], *, progress: bool) -> None:
-        """Write all of them, those that are held out first: what stands there too is left out of the others.
+        """Write all of them, those that are held out first.
+
+        What stands there too joins it where splits are chosen here, and is left out where they are given.
 
         Raises:
             ValueError: Nothing is left for training, or at all.
             _PlanAnewError: Some splits that a hash chose are empty.
         """
         order = sorted(range(len(items)), key=lambda index: (_rank(splits[index]), index))
-        used: list[int] = []
+        used: dict[int, str] = {}
         bar = tqdm(order, desc="preparing", unit="document", disable=None if progress else True)
         with self.store, contextlib.closing(bar):
             for index in bar:
-                if self._write_one(items[index], splits[index]):
-                    used.append(index)
-            lost = set(splits) - {splits[index] for index in used}
-            if used and lost and self.chosen_here:
-                raise _PlanAnewError([items[index] for index in sorted(used)])
+                if split := self._write_one(items[index], splits[index]):
+                    used[index] = split
+            if used and self.chosen_here and set(splits) != set(used.values()):
+                digests = dict(zip(used, self.digests, strict=True))
+                raise _PlanAnewError(
+                    [items[index] for index in sorted(used)], [digests[index] for index in sorted(used)]
+                )
             if "train" not in self.summaries:
                 raise ValueError(
                     f"nothing is left for training: the splits as given are {', '.join(sorted(set(splits)))}; "
                     "add training data, or split anew with --split-by hash"
                 )
 
-    def _write_one(self, item: Item, split: str) -> bool:
-        """Whether the document went into the store."""
+    def _write_one(self, item: Item, split: str) -> str | None:
+        """The split into which the document went, if into any."""
         name = item.document.name
         try:
             ids = item.ids(self.remarks)
         except Exception as error:  # decoders raise all sorts of things, and one file must not stop the others
             self.skipped.append((name, reason(error, name)))
-            return False
+            return None
         if len(ids) == 0:
             self.skipped.append((name, "it has no tokens"))
-            return False
+            return None
         digest = hashlib.sha256(np.ascontiguousarray(ids, dtype=np.int64).data).digest()
         if split in ("validation", "test"):
             self._held_out.setdefault(digest, (name, split))
         first, held_out_in = self._held_out.get(digest, (name, split))
-        if held_out_in != split and split != CUT:
+        if held_out_in != split and not self.chosen_here:
             self.duplicates.append((f"{first} ({held_out_in})", f"{name} ({split})"))
-            return False
+            return None
+        split = held_out_in
+        self.digests.append(digest)
         for part, part_ids in _parts(ids, split).items():
             self.store.append(part, part_ids, name=name)
             summary = self.summaries.setdefault(part, SplitSummary(seconds=0.0 if self.seconds_of else None))
@@ -211,7 +222,7 @@ class _Writing:
             summary.tokens += len(part_ids)
             if self.seconds_of is not None:
                 summary.seconds = round((summary.seconds or 0.0) + self.seconds_of(part_ids), 2)  # whole steps
-        return True
+        return split
 
 
 def _rank(split: str) -> int:
@@ -219,17 +230,19 @@ def _rank(split: str) -> int:
     return -SPLITS.index(split) if split in SPLITS else 0
 
 
-def _choose_splits(documents: Sequence[Document], by: SplitBy | None) -> tuple[list[str], list[str]]:
+def _choose_splits(
+    documents: Sequence[Document], by: SplitBy | None, digests: Sequence[bytes] | None
+) -> tuple[list[str], list[str]]:
     """Where each document goes: as its place says, else by a hash, else (one or two documents) in parts; and notes.
 
     No note where splits were given.
     """
     if documents and all(document.split is not None for document in documents):
         return [str(document.split) for document in documents], []
-    if len(documents) < 3:
+    splits, note = chosen_splits([document.name for document in documents], by, digests)
+    if splits is None:
         note = "fewer than 3 documents, so each was cut: 90 % for training, 5 % validation, 5 % test"
         return [CUT] * len(documents), [note]
-    splits, note = grouped_splits([document.name for document in documents], by or "hash")
     return splits, [note]
 
 
