@@ -130,8 +130,8 @@ def test_scheduling_disappears_but_head_groups_with_partly_turned_heads() -> Non
         ({"position_encoding": "linear"}, "position_encoding='linear' is not built"),
         ({"initial_query_embed_style": "rnn"}, "initial_query_embed_style='rnn' is not built"),
         ({"cross_attention_shape_for_attn": "v"}, "cross_attention_shape_for_attn='v' is not built"),
-        ({"activation_name": "tanh"}, "activation_name='tanh' is not built here; built are 'sq_relu', 'relu'"),
-        ({"initial_query_embed_activation_name": "tanh"}, "initial_query_embed_activation_name='tanh' is not built"),
+        ({"activation_name": "glu"}, "activation_name='glu' is not built here; built are 'sq_relu', 'relu'"),
+        ({"initial_query_embed_activation_name": "glu"}, "initial_query_embed_activation_name='glu' is not built"),
         ({"num_latents_per_position": 4}, "num_latents_per_position=4 must divide z_index_dim=6"),
         (
             {"position_encoding_type": "absolute", "use_positions_from_data": True},

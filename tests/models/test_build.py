@@ -1,5 +1,7 @@
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -7,8 +9,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from perceivers.models.build import build
-from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.config import ModelConfig
+from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.feature_config import TokenFeatures
+from perceivers.models.hip_config import DataSet, HiPConfig, Modality
+from perceivers.models.input_config import InputConfig
+from perceivers.models.output_config import GridQueries, QueryOutputConfig
+from perceivers.models.perceiver_ar import LatentQueries, PerceiverAR
 from perceivers.models.perceiver_ar_config import LearnedQueries, MLPQueries, PerceiverARConfig, TablePositions
+from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
+from perceivers.nn.blocks import FeedForward
+from perceivers.nn.options import ActivationName
 
 CONFIG = PerceiverARConfig(
     vocab_size=17, max_seq_len=13, num_latents=5, dim=14, depth=2, heads=2, cross_heads=2, zero_logits=False
@@ -72,3 +83,36 @@ def test_zero_logits_make_every_token_equally_likely() -> None:
     model = build(dataclasses.replace(CONFIG, zero_logits=True)).eval()
     tokens, positions = torch.randint(3, 17, (2, 11)), torch.arange(1, 12).expand(2, -1)[..., None]
     assert (model(tokens, positions=positions) == 0).all()
+
+
+FAMILIES: dict[str, Callable[[Any], ModelConfig]] = {
+    "perceiver_ar": lambda name: dataclasses.replace(CONFIG, activation=name, queries=MLPQueries(activation=name)),
+    "ecp": lambda name: ECPConfig(
+        vocab_size=17, max_seq_len=13, segment_len=5, dim=14, depth=1, heads=7, activation=name
+    ),
+    "perceiver_io": lambda name: PerceiverIOConfig(
+        input=InputConfig(features=TokenFeatures(vocab_size=17, seq_len=13, dim=14)),
+        encoder=EncoderConfig(dim=14, num_latents=3, depth=1, heads=7, activation=name),
+        output=QueryOutputConfig(queries=GridQueries(shape=(5,)), activation=name),
+    ),
+    "hip": lambda name: HiPConfig(
+        data_sets=(DataSet(name="pictures", modalities=(Modality(name="image", positions=12, channels=3),)),),
+        groups=(3, 1, 3),
+        latents=(2, 6, 2),
+        dims=(4, 6, 4),
+        depths=(1, 1, 1),
+        heads=(2, 2, 2),
+        embed_dim=5,
+        activation=name,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("unchecked")
+def test_every_family_has_every_activation(family: str) -> None:
+    for name in get_args(ActivationName):
+        model = build(FAMILIES[family](name))
+        assert {m.activation for m in model.modules() if isinstance(m, FeedForward | LatentQueries)} == {name}
+    with pytest.raises(ValueError, match=r"activation='glu' is not built.*: choose one of sq_relu, relu, "):
+        FAMILIES[family]("glu")

@@ -1,33 +1,10 @@
-import math
 from typing import Any
 
 import pytest
 import torch
 
-from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock, activate
+from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock
 from perceivers.nn.masks import AttentionMask
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("sq_relu", lambda x: max(x, 0) ** 2),
-        ("relu", lambda x: max(x, 0)),
-        ("silu", lambda x: x / (1 + math.exp(-x))),
-        ("gelu", lambda x: x * (1 + math.erf(x / 2**0.5)) / 2),
-        ("gelu_tanh", lambda x: x * (1 + math.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2),
-    ],
-)
-def test_activations(name: Any, expected: Any) -> None:
-    x = torch.linspace(-3, 3, 7, dtype=torch.float64)
-    torch.testing.assert_close(activate(x, name), torch.tensor([expected(v) for v in x.tolist()]).double())
-
-
-def test_squared_relu_has_the_gradient_that_autograd_finds() -> None:
-    x = torch.linspace(-3, 3, 7, dtype=torch.float64).requires_grad_()
-    weights = torch.arange(1, 8, dtype=torch.float64)
-    expected = torch.autograd.grad((weights * x.relu().square()).sum(), x)
-    torch.testing.assert_close(torch.autograd.grad((weights * activate(x, "sq_relu")).sum(), x), expected)
 
 
 def cross_block(**options: Any) -> CrossAttentionBlock:

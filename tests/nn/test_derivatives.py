@@ -14,7 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import perceivers
 from perceivers.models.build import build
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
-from perceivers.nn import attention, blocks, normed, partial, positions, rows, spread
+from perceivers.nn import activations, attention, normed, partial, positions, rows, spread
 from perceivers.nn.masks import AttentionMask
 from perceivers.nn.positions import Rotation, rotary_frequencies
 from perceivers.nn.rows import TakenRows, take_rows
@@ -45,13 +45,13 @@ def normed_rows(*tensors: Tensor) -> Tensor:
 
 
 def squared(x: Tensor) -> Tensor:
-    return blocks.activate(x, "sq_relu")
+    return activations.activate(x, "sq_relu")
 
 
 Twice = dict[type[torch.autograd.Function], tuple[Callable[..., object], tuple[Tensor, ...]]]
 
 DIFFERENTIABLE: Twice = {
-    blocks._SquaredReLU: (squared, (random(3, 5),)),
+    activations._SquaredReLU: (squared, (random(3, 5),)),
     normed._NormedLinear: (normed_rows, (random(2, 3, 5), random(5), random(5) + 1, random(7, 5), random(7))),
     positions._Turn: (lambda x: rotation()(x), (random(2, 5, 3, 4),)),
     rows._TakeRows: (taken, (random(5, 3),)),

@@ -14,8 +14,9 @@ from perceivers.models.input_config import InputConfig
 from perceivers.models.inputs import Input, build_positions
 from perceivers.models.output_config import AudioHead, ClassHead, GridHead, Head, LinearHead, PatchHead, UpsampleHead
 from perceivers.models.output_heads import build_head
+from perceivers.nn.activations import activate
 from perceivers.nn.attention import Attention
-from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock, activate
+from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock
 from perceivers.nn.grids import FourierGrid, grid_coordinates
 from perceivers.nn.images import depth_to_space, neighbourhoods, space_to_depth
 from perceivers.nn.masks import AttentionMask

@@ -12,7 +12,8 @@ from perceivers.data.blocks import evaluation_blocks
 from perceivers.evaluate.likelihood import BUCKETS
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, RotaryPositions
-from perceivers.nn.blocks import SelfAttentionBlock, activate
+from perceivers.nn.activations import activate
+from perceivers.nn.blocks import SelfAttentionBlock
 from perceivers.nn.masks import align_right, length_mask
 from perceivers.nn.positions import (
     Rotation,

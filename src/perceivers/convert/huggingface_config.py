@@ -24,7 +24,6 @@ from perceivers.models.input_config import (
     Modality,
     MultimodalInputConfig,
 )
-from perceivers.models.options import ActivationName
 from perceivers.models.output_config import (
     AudioHead,
     ClassHead,
@@ -38,6 +37,7 @@ from perceivers.models.output_config import (
     TiedHead,
 )
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
+from perceivers.nn.options import ActivationName
 from perceivers.records import from_dict
 
 __all__ = ["ACTIVATIONS", "ARCHITECTURES", "FLOW_SCALE", "MODEL_TYPE", "SIZE", "config_from_huggingface"]
@@ -66,6 +66,14 @@ ACTIVATIONS: dict[str, ActivationName] = {
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "leaky_relu": "leaky_relu",
+    "linear": "identity",
+    "mish": "mish",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
 }
 """As in transformers: GELU is exact unless the file says otherwise; the official code has the tanh approximation."""
 

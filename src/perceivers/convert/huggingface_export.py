@@ -21,6 +21,7 @@ from perceivers.models.feature_config import (
 from perceivers.models.input_config import FourierPositions, InputConfig, MultimodalInputConfig
 from perceivers.models.output_config import ClassHead, GridHead, MultimodalOutputConfig, QueryOutputConfig, TiedHead
 from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.nn.options import ActivationName
 from perceivers.records import to_dict
 
 __all__ = ["config_to_huggingface"]
@@ -50,7 +51,7 @@ def config_to_huggingface(config: PerceiverIOConfig) -> dict[str, Any]:
         "cross_attention_shape_for_attention": "kv" if encoder.cross_channels == "input" else "q",
         "self_attention_widening_factor": encoder.widening,
         "cross_attention_widening_factor": encoder.cross_widening,
-        "hidden_act": next(name for name, ours in ACTIVATIONS.items() if ours == encoder.activation),
+        "hidden_act": hidden_act(encoder.activation),
         "use_query_residual": encoder.query_residual,
         "attention_probs_dropout_prob": 0.0,
     }
@@ -69,6 +70,20 @@ def config_to_huggingface(config: PerceiverIOConfig) -> dict[str, Any]:
     if differences := list(_differences(_comparable(config), _comparable(theirs), "")):
         raise ValueError(f"{architecture} of transformers is another model: {'; '.join(differences[:6])}")
     return values
+
+
+def hidden_act(activation: ActivationName) -> str:
+    """What transformers calls an activation.
+
+    Raises:
+        ValueError: It has none like it.
+    """
+    for name, ours in ACTIVATIONS.items():
+        if ours == activation:
+            return name
+    raise ValueError(
+        f"transformers has no activation called {activation!r}; of ours it has {', '.join(ACTIVATIONS.values())}"
+    )
 
 
 def _architecture(config: PerceiverIOConfig) -> tuple[str, dict[str, Any]]:

@@ -4,14 +4,13 @@ Checked against parameters that the official code made.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perceivers.convert.parameters import Names, joined, linear, nearest, norms, numbered
-from perceivers.models.options import ActivationName
 from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import (
     InputQueries,
@@ -21,6 +20,7 @@ from perceivers.models.perceiver_ar_config import (
     RotaryPositions,
     TablePositions,
 )
+from perceivers.nn.options import ActivationName
 
 __all__ = ["config_from_official", "convert_params", "official_names"]
 
@@ -66,13 +66,9 @@ _DEFAULTS: dict[str, Any] = {
 }
 _REQUIRED = ("num_classes", "input_idx_size", "max_context_length", "position_encoding_type")
 
-_ACTIVATIONS: dict[str, ActivationName] = {
-    "sq_relu": "sq_relu",
-    "relu": "relu",
-    "gelu": "gelu_tanh",  # jax.nn.gelu is the tanh approximation
-    "silu": "silu",
-    "swish": "silu",
-}
+_ACTIVATIONS: dict[str, ActivationName] = {name: name for name in get_args(ActivationName)}
+_ACTIVATIONS["gelu"] = _ACTIVATIONS.pop("gelu_tanh")  # jax.nn.gelu is the tanh approximation
+_ACTIVATIONS |= {"swish": "silu", "hard_silu": "hard_swish"}
 
 
 def config_from_official(kwargs: Mapping[str, Any]) -> PerceiverARConfig:

@@ -156,7 +156,7 @@ class ECPLayer(nn.Module):
         self.norm_attention = nn.LayerNorm(config.dim)
         self.attention = attention
         self.norm = nn.LayerNorm(config.dim)
-        self.feed_forward = FeedForward(config.dim, widening=config.widening, activation="gelu")
+        self.feed_forward = FeedForward(config.dim, widening=config.widening, activation=config.activation)
         self.dropout = Dropout(config.dropout)
 
     def forward(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from perceivers.models.options import BackendName
+from perceivers.nn.options import ActivationName, BackendName, check_activation
 
 Pattern = Literal["ecp", "double", "compressed", "ssplit", "perceiver_ar"]
 
@@ -47,6 +47,8 @@ class ECPConfig:
     """Normalise keys, head by head, after they turned."""
     first_output: bool = False
     """The first segment has an output projection of its own (ecp)."""
+    activation: ActivationName = "gelu"
+    """Activation of all feed-forward layers."""
     backend: BackendName = "auto"
     """How attention is computed; all give the same numbers."""
 
@@ -63,6 +65,7 @@ class ECPConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+        check_activation(self.activation)
         if self.first_output and self.pattern != "ecp":
             raise ValueError(f"first_output=True belongs to pattern 'ecp'; {self.pattern!r} has one output projection")
         self._check_lengths()

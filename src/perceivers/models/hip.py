@@ -27,9 +27,6 @@ from perceivers.nn.initial import variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
 
-# As in the reference: whatever `activation_name` says, its feed-forward layers use squared ReLU.
-ACTIVATION = "sq_relu"
-
 
 class HiP(nn.Module):
     """Reconstructions of all inputs from all inputs; see the module's docstring.
@@ -203,7 +200,7 @@ class HiPBlock(nn.Module):
             heads=config.cross_heads[index],
             inner_dim=input_dim,
             widening=config.cross_widening[index],
-            activation=ACTIVATION,
+            activation=config.activation,
             backend=config.backend,
         )
         self.layers = nn.ModuleList(
@@ -211,7 +208,7 @@ class HiPBlock(nn.Module):
                 dim,
                 heads=config.heads[index],
                 widening=config.widening[index],
-                activation=ACTIVATION,
+                activation=config.activation,
                 dropout=config.dropout,
                 drop_path=config.drop_path,
                 rows=groups,
@@ -264,7 +261,7 @@ def reconstruction_head(dim: int, latent_dim: int, config: HiPConfig) -> CrossAt
         heads=1,
         inner_dim=latent_dim,
         widening=1,
-        activation=ACTIVATION,
+        activation=config.activation,
         query_residual=False,
         backend=config.backend,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perceivers.models.hip_groups import GroupLayout, group_layout
-from perceivers.models.options import BackendName
+from perceivers.nn.options import ActivationName, BackendName, check_activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,9 @@ class HiPConfig:
     """Share of channels dropped in training from what each self-attention layer adds."""
     drop_path: float = 0.0
     """Share of samples for which a branch of a self-attention layer is left out in training."""
+    activation: ActivationName = "sq_relu"
+    """Activation of all feed-forward layers. As in the reference: there it is squared ReLU, whatever
+    `activation_name` says."""
     backend: BackendName = "auto"
     """How attention is computed; all give the same numbers."""
 
@@ -95,6 +98,7 @@ class HiPConfig:
         self._check_processor_latents()
         self._check_hierarchy()
         self._check_data_sets()
+        check_activation(self.activation)
         for name in ("dropout", "drop_path"):
             if not 0 <= (share := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1)")

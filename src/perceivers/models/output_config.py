@@ -17,7 +17,7 @@ from perceivers.models.input_config import (
     MultimodalInputConfig,
     check_names,
 )
-from perceivers.models.options import ActivationName, BackendName
+from perceivers.nn.options import ActivationName, BackendName, check_activation
 
 
 def check_heads(name: str, heads: int, *widths: int) -> None:
@@ -209,6 +209,7 @@ class QueryOutputConfig:
 
     def __post_init__(self) -> None:
         positive(self, "heads", "widening")
+        check_activation(self.activation)
         if isinstance(self.queries, GridQueries):
             check_fills(self.head, self.queries)
 
@@ -295,6 +296,7 @@ class MultimodalOutputConfig:
     def __post_init__(self) -> None:
         check_names([modality.name for modality in self.modalities])
         positive(self, "padding", "channels", "heads", "widening")
+        check_activation(self.activation)
 
     @property
     def query_dim(self) -> int:

@@ -12,7 +12,6 @@ from einops import reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from perceivers.models.options import ActivationName
 from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
@@ -20,10 +19,12 @@ from perceivers.models.perceiver_ar_config import (
     PerceiverARConfig,
     RotaryPositions,
 )
-from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock, activate
+from perceivers.nn.activations import activate
+from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock
 from perceivers.nn.initial import truncated_normal, variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
+from perceivers.nn.options import ActivationName
 from perceivers.nn.positions import PositionTables, Rotation, fourier_table, sinusoidal_table
 from perceivers.nn.spread import Spread
 

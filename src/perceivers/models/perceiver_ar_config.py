@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from perceivers.models.options import ActivationName, BackendName
+from perceivers.nn.options import ActivationName, BackendName, check_activation
 
 
 def _at_least_one(record: object, *names: str) -> None:
@@ -79,6 +79,11 @@ class MLPQueries:
     """Linear layers, each followed by the activation, the last included."""
     activation: ActivationName = "sq_relu"
     """Activation of the MLP."""
+
+    def __post_init__(self) -> None:
+        if self.layers < 0:
+            raise ValueError(f"layers={self.layers} must be 0 or more")
+        check_activation(self.activation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +182,7 @@ class PerceiverARConfig:
             raise ValueError("query_offset needs rotary positions: a table's positions are part of the embedding")
         if self.latents_per_position > 1 and isinstance(self.queries, LearnedQueries):
             raise ValueError("learned queries are one vector a position; use latents_per_position=1 with them")
+        check_activation(self.activation)
         self._check_positions()
 
     def _check_positions(self) -> None:

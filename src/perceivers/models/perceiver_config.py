@@ -5,8 +5,8 @@ from typing import Literal
 
 from perceivers.models.feature_config import FlowFeatures, PatchFeatures, PixelFeatures, positive
 from perceivers.models.input_config import InputConfig, MultimodalInputConfig
-from perceivers.models.options import ActivationName, BackendName
 from perceivers.models.output_config import AverageOutputConfig, MultimodalOutputConfig, QueryOutputConfig, check_heads
+from perceivers.nn.options import ActivationName, BackendName, check_activation
 
 Sharing = Literal["none", "all", "after_first"]
 
@@ -71,6 +71,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         positive(self, "num_latents", "dim", "blocks", "depth", "cross_attends", "heads", "cross_heads")
         positive(self, "widening", "cross_widening")
+        check_activation(self.activation)
         if not self.cross_attends <= self.blocks:
             raise ValueError(
                 f"cross_attends={self.cross_attends} but blocks={self.blocks}: there is at most one before each block"
@@ -147,4 +148,5 @@ class ResamplerConfig:
 
     def __post_init__(self) -> None:
         positive(self, "dim", "num_latents", "depth", "heads", "widening", "frames")
+        check_activation(self.activation)
         check_heads("heads", self.heads, self.dim if self.qk_dim is None else self.qk_dim)

@@ -1,55 +1,17 @@
 """Attention followed by a feed-forward layer, with norms and residuals."""
 
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceivers.nn.activations import activate
 from perceivers.nn.attention import Attention, Backend, SharedContext
 from perceivers.nn.cache import KVCache
 from perceivers.nn.dropout import Dropout, DropPath
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
+from perceivers.nn.options import ActivationName
 from perceivers.nn.positions import Rotation
 from perceivers.nn.rows import TakenRows
-
-ActivationName = Literal["sq_relu", "gelu_tanh", "gelu", "relu", "silu"]
-
-
-def activate(x: Float[Tensor, "*shape"], name: ActivationName) -> Float[Tensor, "*shape"]:
-    """Apply the activation called `name`; `sq_relu` is relu(x) squared (Primer, arXiv:2109.08668)."""
-    match name:
-        case "sq_relu":
-            squared: Tensor = _SquaredReLU.apply(x)  # pyright: ignore[reportAssignmentType]
-            return squared
-        case "gelu_tanh":
-            return F.gelu(x, approximate="tanh")
-        case "gelu":
-            return F.gelu(x)
-        case "relu":
-            return F.relu(x)
-        case "silu":
-            return F.silu(x)
-
-
-class _SquaredReLU(torch.autograd.Function):
-    """relu(x) squared, with two passes backward in place of autograd's five.
-
-    It keeps x: what is made of x on the way would have no second derivative.
-    """
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        positive = F.relu(x)
-        return positive.mul_(positive)  # autocast on a GPU makes a power of a square, in float32
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return torch.addcmul(grad.new_zeros(()), grad, F.relu(x), value=2)
 
 
 class FeedForward(nn.Module):
