@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from perceivers.cli.flags import parse
+from perceivers.cli.flags import HELP, parse
 from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 USAGE = """usage: perceivers convert KIND SOURCE OUT
 
-  official-ar     weights of the official Perceiver AR: .safetensors or a pickle, with its arguments in a .json beside
+  official-ar     weights of the official Perceiver AR: .safetensors or a
+                  pickle, with its arguments in a .json of the same name
   official-io     likewise of the official Perceiver and Perceiver IO
   official-hip    likewise of the official Hierarchical Perceiver
-  official-ecp    weights of the authors' ECP: .safetensors or PyTorch's, with the class and its arguments in a .json
-  huggingface     a Perceiver of transformers: a directory, or an id on the hub
+  official-ecp    weights of the authors' ECP: .safetensors or PyTorch's,
+                  with the class and its arguments in a .json of the same name
+  huggingface     a Perceiver of transformers: a directory, or an id of the hub
   to-huggingface  a model of ours, to a directory that transformers opens
+
+`perceivers convert KIND --help` tells more.
 """
 
 OFFICIAL = {
@@ -72,7 +76,7 @@ class ExportFlags:
 
 def run(args: Sequence[str]) -> int:
     """Parse, convert, say what was made."""
-    if not args or args[0] in ("-h", "--help"):
+    if not args or args[0] in HELP:
         print(USAGE, end="")
         return 0 if args else 2
     kinds: dict[str, Callable[[str, Sequence[str]], int]] = {

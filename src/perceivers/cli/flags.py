@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from perceivers.cli.help import help_text
 from perceivers.presets import PRESETS, preset
 from perceivers.records import from_dict
 from perceivers.train.config import TrainConfig
@@ -15,13 +16,34 @@ Flags = TypeVar("Flags")
 
 CONFIG = "config.yaml"
 
+HELP = {"-h", "--help", "--help-all"}
 
-def parse(cls: type[Flags], args: Sequence[str], *, prog: str, description: str, default: Flags | None = None) -> Flags:
-    """Parse a command's arguments into its dataclass; ends the process with code 2 where that can't be done."""
+
+def parse(
+    cls: type[Flags],
+    args: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    default: Flags | None = None,
+    main: Sequence[str] | None = None,
+) -> Flags:
+    """Parse a command's arguments into its dataclass; ends the process with code 2 where that can't be done.
+
+    Args:
+        cls: Dataclass of the command's flags.
+        args: What follows the command.
+        prog: The command.
+        description: Stands in its help.
+        default: Values of what is not given; None for those of the class.
+        main: Flags that `--help` shows, where it leaves the others to `--help-all`; None for all.
+    """
+    if HELP & set(args):
+        shown = None if "--help-all" in args else main
+        print(help_text(cls, default, prog=prog, description=description, main=shown))
+        raise SystemExit(0)
     chosen = tyro.MISSING_NONPROP if default is None else default
-    return tyro.cli(
-        cls, args=args, prog=prog, description=description, default=chosen, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    return tyro.cli(cls, args=args, prog=prog, description=description, default=chosen)
 
 
 def read_settings(source: str) -> tuple[TrainConfig, list[str]]:

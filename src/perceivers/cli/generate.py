@@ -28,10 +28,16 @@ DESCRIPTION = """Continue a prompt, or start from nothing.
 Files hold the prompt and what follows it. Music: .mid .wav .png .npy; text: .txt .npy; other ids: .txt .npy. Without
 --out, text goes to the screen as it is written. Ctrl-C ends early and keeps what is there.
 
-    perceivers generate runs/a --prompt opening.mid --prompt-seconds 10 --out new.mid --out new.wav
+    perceivers generate runs/a --prompt opening.mid --out new.mid --out new.wav
 
     perceivers generate runs/b --prompt "Once upon a time"
 """
+
+MAIN = (
+    *("--prompt", "--prompt-seconds", "--out", "--seconds", "--max-tokens", "--samples", "--seed"),
+    *("--temperature", "--top-p", "--top-k", "--any-keys", "--device"),
+)
+"""Flags that most need."""
 
 DEFAULT_SECONDS, DEFAULT_TOKENS = 30.0, 512
 LONGEST_NAME = 255
@@ -47,7 +53,7 @@ class GenerateFlags:
     run: tyro.conf.Positional[str]
     """Run directory, saved model, or model on the Hugging Face hub."""
     prompt: str | None = None
-    """What to continue: a file (.mid .midi .txt .npy, as the model reads); for a model of text, the text itself; - for
+    """File to continue (.mid .midi .txt .npy, as the model reads), or the text itself, for a model of text; - reads
     the standard input. None = nothing."""
     prompt_seconds: float | None = None
     """Only the first seconds of the prompt (music)."""
@@ -75,7 +81,7 @@ class GenerateFlags:
 
 def run(args: Sequence[str]) -> int:
     """Parse, generate, write."""
-    flags = parse(GenerateFlags, args, prog="perceivers generate", description=DESCRIPTION)
+    flags = parse(GenerateFlags, args, prog="perceivers generate", description=DESCRIPTION, main=MAIN)
     check_source(flags.run)
     from perceivers.generate.files import check_output
     from perceivers.generate.loaded import load

@@ -28,7 +28,8 @@ COMMANDS = {
 USAGE = f"""usage: perceivers COMMAND ...
 
 {"".join(f"  {name:10}{what}{chr(10)}" for name, what in COMMANDS.items())}
-`perceivers COMMAND --help` tells more. Everywhere: --debug shows where an error came from.
+`perceivers COMMAND --help` tells more, --help-all everything.
+Everywhere: --debug shows where an error came from.
 """
 
 LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
@@ -74,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     match args:
-        case [] | ["-h" | "--help" | "help", *_]:
+        case [] | ["-h" | "--help" | "--help-all" | "help", *_]:
             print(USAGE, end="")
             return OK
         case ["--version" | "version"]:

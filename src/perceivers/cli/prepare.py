@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from perceivers.cli.flags import parse
+from perceivers.cli.flags import HELP, parse
 
 KINDS = {
     "music": "MIDI files, as performance events",
@@ -102,7 +102,7 @@ FLAGS: dict[str, type[FileFlags | CopyFlags]] = {
 
 def run(args: Sequence[str]) -> int:
     """Parse, prepare, print what was made."""
-    if not args or args[0] in ("-h", "--help"):
+    if not args or args[0] in HELP:
         print(USAGE, end="")
         return 0 if args else 2
     kind, *rest = args

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from perceivers.cli.console import table
+from perceivers.cli.flags import HELP
 from perceivers.presets import PRESETS, summary
 
 
 def run(args: Sequence[str]) -> int:
     """Print every preset's name and what it is."""
-    if args and args[0] in ("-h", "--help"):
+    if args and args[0] in HELP:
         print("usage: perceivers presets\n\nLists complete settings by name; `perceivers show NAME` tells more.")
         return 0
     if args:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from perceivers.cli.console import note
-from perceivers.cli.flags import CONFIG, parse, read_config, read_settings
+from perceivers.cli.flags import CONFIG, HELP, parse, read_config, read_settings
 from perceivers.presets import PRESETS, preset
 from perceivers.train.config import TrainConfig
 
@@ -22,6 +22,15 @@ from it, or a run directory, for the settings of that run. Flags change them; th
 
     perceivers train runs/a --resume --max-steps 50000
 """
+
+MAIN = (
+    *("--data", "--out", "--resume", "--init", "--max-minutes", "--max-steps", "--data.batch-size", "--optim.lr"),
+    *("--model.max-seq-len", "--model.num-latents", "--model.dim", "--model.depth"),
+    *("--model.encoder.num-latents", "--model.encoder.dim", "--model.encoder.depth"),
+    *("--model.latents", "--model.dims", "--model.depths"),
+    *("--eval-every", "--compile", "--precision", "--device"),
+)
+"""Flags that most runs need, of each family."""
 
 NEXT = {
     "performance": ("perceivers generate {run} --out {run}/new.mid --out {run}/new.wav",),
@@ -75,15 +84,15 @@ def _settings(args: Sequence[str]) -> tuple[str, list[str]]:
     """The first argument, and the others; ends the process with the general help if that is asked for."""
     if args and not args[0].startswith("-"):
         return args[0], list(args[1:])
-    if any(arg in ("-h", "--help") for arg in args):
-        parse_train(preset("music_small"), ["--help"], prog="perceivers train SETTINGS")
+    if asked := HELP & set(args):
+        parse_train(preset("music_small"), [*asked], prog="perceivers train SETTINGS")
     raise ValueError(f"name a preset, a YAML file or a run first: perceivers train {next(iter(PRESETS))} --out runs/a")
 
 
 def parse_train(config: TrainConfig, args: Sequence[str], *, prog: str) -> tuple[TrainFlags, TrainConfig]:
     """Flags of the command, and `config` as changed by the other flags."""
     default = _Parsed(flags=TrainFlags(), config=config)
-    parsed = parse(_Parsed, args, prog=prog, description=DESCRIPTION, default=default)
+    parsed = parse(_Parsed, args, prog=prog, description=DESCRIPTION, default=default, main=MAIN)
     return parsed.flags, parsed.config
 
 
