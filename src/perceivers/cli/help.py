@@ -103,11 +103,9 @@ def _flags(cls: type, default: Any, prefix: str = "", with_values: bool = False)
         spelled_out = with_values or WITHOUT_FLAG in notes
         names = [note.name for note in notes if getattr(note, "name", None) is not None]
         if is_dataclass(value) or is_dataclass(kind):
-            inner = f"{prefix}{names[0] if names else field.name}."
-            of_kind = type(value) if is_dataclass(value) else kind
-            yield from _flags(
-                typing.cast(type, of_kind), value if is_dataclass(value) else None, inner.lstrip("."), spelled_out
-            )
+            inner = f"{prefix}{names[0] if names else field.name}.".lstrip(".")
+            given = value if is_dataclass(value) else None
+            yield from _flags(kind if given is None else type(given), given, inner, spelled_out)
         elif field.name != "kind" and not _holds_dataclasses(value):  # one of several parts is chosen in a file
             words = _words(cls).get(field.name, "")
             if POSITIONAL in notes:

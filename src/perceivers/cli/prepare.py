@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +14,14 @@ from perceivers.cli.flags import HELP, parse
 KINDS = {
     "music": "MIDI files, as performance events",
     "text": ".txt files, as bytes",
-    "tokens": 'ids of your own: .npy (a row a document), .txt (integers) or .jsonl ({"ids": [...]} a line)',
+    "tokens": "ids of your own: .npy, .txt or .jsonl",
     "pictures": "picture files, or arrays of pictures: IDX (MNIST), .npz or .npy",
     "copy": "random sequences and their mirror images, to measure memory",
 }
 
 USAGE = f"""usage: perceivers prepare KIND ...
 
-{"".join(f"  {kind:8}{what}{chr(10)}" for kind, what in KINDS.items())}
+{"".join(f"  {kind:10}{what}{chr(10)}" for kind, what in KINDS.items())}
   perceivers prepare music recordings/ more.zip --out store
 
 `perceivers prepare KIND --help` tells more.
@@ -110,7 +111,9 @@ def run(args: Sequence[str]) -> int:
         raise ValueError(
             f"can't prepare {kind!r}; there are {', '.join(KINDS)}: perceivers prepare music DIR --out store"
         )
-    flags = parse(FLAGS[kind], rest, prog=f"perceivers prepare {kind}", description=f"Prepare {KINDS[kind]}.")
+    _, *more = cleandoc(FLAGS[kind].__doc__ or "").split("\n\n")
+    description = "\n\n".join([f"Prepare {KINDS[kind]}.", *more])
+    flags = parse(FLAGS[kind], rest, prog=f"perceivers prepare {kind}", description=description)
     if isinstance(flags, FileFlags) and not flags.sources:
         raise ValueError(f"name the files or directories to prepare: perceivers prepare {kind} DIR --out {flags.out}")
 
