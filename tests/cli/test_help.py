@@ -78,5 +78,6 @@ def test_flags_that_are_off_read_as_off(command: Command) -> None:
 
 
 def test_needed_flags_say_so(command: Command) -> None:
-    page = command("prepare", "tokens", "--help").out
-    assert "--out PATH        Where the store shall be. (needed)" in page
+    page = " ".join(command("prepare", "tokens", "--help").out.split())
+    assert "--out PATH Where the store shall be. (needed)" in page
+    assert '.jsonl: each line is a document, {"ids": [3, 1, 4]}.' in page

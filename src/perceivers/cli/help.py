@@ -96,7 +96,8 @@ def _flags(cls: type, default: Any, prefix: str = "", with_values: bool = False)
     """All flags of a dataclass, and of those inside it."""
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in fields(cls):
-        kind, notes = hints[field.name], ()
+        kind: Any = hints[field.name]
+        notes: Sequence[Any] = ()
         if typing.get_origin(kind) is typing.Annotated:
             kind, *notes = typing.get_args(kind)
         value = _value(field, default)
