@@ -53,10 +53,10 @@ def test_every_row_has_its_numbers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_beside_a_trigram(tmp_path: Path) -> None:
+def test_a_model_beside_ngrams(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     with StoreWriter(tmp_path / "store", tokenizer="bytes", vocab_size=256) as writer:
-        for split in ("train", "validation"):
+        for split in ("train", "validation", "test"):
             for name in ("a", "b"):
                 writer.append(split, generator.integers(97, 101, size=101), name=name)
     positions = LearnedPositions(channels=8)
@@ -69,9 +69,11 @@ def test_a_model_beside_a_trigram(tmp_path: Path) -> None:
     )
     torch.manual_seed(0)
     write_model(build(config).state_dict(), config, "masked_bytes", tmp_path / "run")
-    command = [sys.executable, BENCHMARKS / "masked_trigram.py", tmp_path / "run", tmp_path / "store"]
+    command = [sys.executable, BENCHMARKS / "masked_ngrams.py", tmp_path / "run", tmp_path / "store"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    model, trigram = (next(line for line in done.stdout.splitlines() if line.startswith(w)) for w in ("model", "3-"))
-    assert float(trigram.split()[1]) == pytest.approx(2.0, abs=0.4)  # four bytes, drawn evenly
-    assert float(model.split()[1]) > float(trigram.split()[1])
+    bits = {line[:4]: float(line.split(" [")[0].split()[-1]) for line in done.stdout.splitlines() if " [" in line}
+    by_left = next(value for name, value in bits.items() if name[1:] == "-gr")
+    assert by_left == pytest.approx(2.0, abs=0.4)  # four bytes, drawn evenly
+    assert bits["two "] == pytest.approx(2.0, abs=0.6)
+    assert bits["mode"] > by_left

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,9 @@ def test_perceiver_io_sees_motion(
     result = json.loads(command("evaluate", run, "--json").out)
     assert (result["photos"], result["pairs"]) == (2, 8)
     assert result["zero_flow"] == pytest.approx(0.5, rel=0.3)
+    if find_spec("skimage"):
+        assert 0 < result["lucas_kanade"] < 5
+        assert "optical_flow_ilk" in command("evaluate", run).out
 
 
 def test_ecp_writes(command: Command, text_store: Path, tmp_path: Path) -> None:

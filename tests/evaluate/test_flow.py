@@ -8,7 +8,7 @@ from torch import nn
 from perceivers.data.picture_config import WarpConfig
 from perceivers.data.picture_store import PictureSplit
 from perceivers.data.warps import flow_batches
-from perceivers.evaluate.flow import colour_wheel, flow_picture, plot_flow, score_flow
+from perceivers.evaluate.flow import LucasKanade, colour_wheel, flow_picture, plot_flow, score_flow
 
 CONFIG = WarpConfig(batch_size=3, shape=(7, 11), mean=2.0, spacing=12)
 
@@ -80,6 +80,16 @@ def test_a_model_that_says_zero_is_as_good_as_zero() -> None:
     assert score.against_zero.percent_fewer.value == 0
     with pytest.raises(ValueError, match="count=0 must be at least 1 pair"):
         score_flow(Zero(), photos(), CONFIG, count=0)
+
+
+def test_lucas_kanade_knows_what_moved_and_in_which_direction() -> None:
+    pytest.importorskip("skimage", reason="the baseline of optical flow: pip install 'perceivers[flow]'")
+    rows, columns = np.mgrid[:101, :113]
+    waves = np.sin(rows / 5) * np.sin(columns / 7) + np.sin((rows + 2 * columns) / 11)
+    smooth = PictureSplit("test", ((waves + 2) * 63).astype(np.uint8)[None, ..., None], None)
+    config = WarpConfig(batch_size=3, shape=(47, 53), mean=1.0, spacing=24)
+    score = score_flow(LucasKanade(), smooth, config, count=4)
+    assert score.end_point_error < 0.3 * score.zero_flow
 
 
 def test_the_colour_wheel_goes_round() -> None:

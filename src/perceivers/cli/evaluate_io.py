@@ -1,5 +1,6 @@
 """Scores of models that do not predict the next token: masked bytes, classes, hidden pixels, optical flow."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,16 +95,20 @@ def _reconstruction(
 
 
 def _flow(loaded: "Loaded", store: Any, data: WarpConfig, split: str, how: dict[str, Any]) -> dict[str, Any]:
-    from perceivers.evaluate.flow import score_flow
+    from perceivers.evaluate.flow import LucasKanade, score_flow
 
     score = score_flow(loaded.model, store.split(split), data, count=FLOW_PAIRS, **how)
-    return {
+    result = {
         "photos": score.photos,
         "pairs": score.pairs,
         "end_point_error": score.end_point_error,
         "end_point_error_95": score.interval.ends,
         "zero_flow": score.zero_flow,
     }
+    if find_spec("skimage"):
+        untrained = score_flow(LucasKanade(), store.split(split), data, count=FLOW_PAIRS, **how)
+        result["lucas_kanade"] = untrained.end_point_error
+    return result
 
 
 COUNTS = {
@@ -127,6 +132,7 @@ WORDS = {
     "column_in_group_r2": "its column, by a map for each group of pixels",
     "end_point_error": "end-point error, pixels",
     "zero_flow": "of no flow at all",
+    "lucas_kanade": "of scikit-image's optical_flow_ilk, which learned nothing",
 }
 """Results in words, in the order in which they are shown."""
 

@@ -19,7 +19,7 @@ from perceivers.evaluate.bootstrap import Comparison, Interval, mean_with_interv
 from perceivers.evaluate.plots import new_figure
 from perceivers.writing import write_figure
 
-__all__ = ["FlowScore", "flow_picture", "plot_flow", "score_flow"]
+__all__ = ["FlowScore", "LucasKanade", "flow_picture", "plot_flow", "score_flow"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def score_flow(
     Raises:
         ValueError: Photos are smaller than frames, or `count` is below 1.
     """
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     was_training = model.training
     model.eval()
     errors, lengths = [], []
@@ -102,6 +102,29 @@ def score_flow(
     per_pair = np.full(count, float(config.shape[0] * config.shape[1]))
     sums = (np.concatenate(errors), np.concatenate(lengths), per_pair)
     return FlowScore(*(np.bincount(photo, weights=values) for values in sums), pairs=count)
+
+
+class LucasKanade(nn.Module):
+    """Optical flow by scikit-image's iterative Lucas-Kanade with its defaults: nothing learned, and hard to beat.
+
+    Raises:
+        ImportError: scikit-image is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from skimage.registration import optical_flow_ilk
+        except ImportError as error:
+            raise ImportError("Lucas-Kanade needs scikit-image: pip install 'perceivers[flow]'") from error
+        self.solve = optical_flow_ilk
+
+    def forward(
+        self, frames: Float[torch.Tensor, "batch 2 rows columns channels"]
+    ) -> Float[torch.Tensor, "batch rows columns 2"]:
+        """Flow of grey frames, in pixels (columns, rows)."""
+        flow = np.stack([self.solve(first, second) for first, second in frames.mean(-1).numpy()])  # rows come first
+        return torch.from_numpy(flow).flip(1).movedim(1, -1)
 
 
 def flow_picture(

@@ -20,7 +20,7 @@ from perceivers.evaluate.ngram import KneserNey
 from perceivers.evaluate.prediction import cross_entropy
 from perceivers.generate.fill import text_length
 
-__all__ = ["MaskedScore", "masked_logits", "score_masked", "score_masked_ngram"]
+__all__ = ["MaskedScore", "MaskedSums", "masked_logits", "score_masked", "score_masked_ngram"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def score_masked(
         ValueError: The model reads something else.
     """
     seq_len, device = text_length(model), next(model.parameters()).device
-    sums = _Sums(split)
+    sums = MaskedSums(split)
     was_training = model.training
     model.eval()
     total = split.num_tokens if max_tokens is None else min(max_tokens, split.num_tokens)
@@ -131,7 +131,7 @@ def score_masked_ngram(
         max_tokens: As in `score_masked`.
         seed: Of the holes.
     """
-    sums = _Sums(split)
+    sums = MaskedSums(split)
     document, nats = -1, np.empty(0)
     for windows, batch in masked_batches(split, config, seq_len=seq_len, max_tokens=max_tokens, seed=seed):
         for window, masked in zip(windows, batch.masked.numpy(), strict=True):
@@ -151,7 +151,7 @@ def _parts(windows: list[Window], batch: MaskedBatch) -> Iterator[tuple[Window, 
         stop += count
 
 
-class _Sums:
+class MaskedSums:
     """Sums by document."""
 
     def __init__(self, split: TokenSplit) -> None:

@@ -82,11 +82,25 @@ class KneserNey:
 
     def probabilities(self, context: Document) -> Float[ndarray, " outcomes"]:
         """Distribution of what follows the document's first ids, `context`; EOS is the last outcome."""
-        stream = _Stream.of([context], self.vocab_size)
+        return self.distributions(context, np.array([len(context)]), np.array([len(context) + 1]))[0]
+
+    def distributions(
+        self, document: Document, places: Int[ndarray, " places"], seen: Int[ndarray, " places"]
+    ) -> Float[ndarray, "places outcomes"]:
+        """Distribution of what stands at some places of a document, given some of what stands before.
+
+        Args:
+            document: Ids.
+            places: From 0, the first id's place, to the document's length, where its EOS stands.
+            seen: How many symbols before each place may be looked at; the SOS is one, and nothing is before it.
+        """
+        stream = _Stream.of([document], self.vocab_size)
         lookup = _Lookup.start(stream)
-        result = np.full(stream.outcomes, 1 / stream.outcomes)
-        for level in self.levels:
-            result = level.predict(int(lookup.at[-2]), result)  # what ends just before the stream's EOS
+        result = np.full((len(places), stream.outcomes), 1 / stream.outcomes)
+        for length, level in enumerate(self.levels):
+            # The symbol before a place stands at the place's number in the stream, which begins with the SOS.
+            chosen = np.flatnonzero((seen >= length) | (seen > places))
+            result[chosen] = level.predict(lookup.at[places[chosen]], result[chosen])
             lookup = lookup.extend(level)
         return result
 
@@ -243,12 +257,16 @@ class _Level:
         known = (context >= 0) & (context < len(self.left_over))
         return np.where(known, self.left_over[np.where(known, context, 0)], 1.0)
 
-    def predict(self, context: int, lower: Float[ndarray, " outcomes"]) -> Float[ndarray, " outcomes"]:
-        """Distribution after one context, given that of the order below."""
-        result = lower * self.weight(np.array(context))
-        if context >= 0:
-            low, high = np.searchsorted(self.keys, [context * self.outcomes, (context + 1) * self.outcomes])
-            result[self.keys[low:high] % self.outcomes] += self.seen[low:high]
+    def predict(
+        self, context: Int[ndarray, " places"], lower: Float[ndarray, "places outcomes"]
+    ) -> Float[ndarray, "places outcomes"]:
+        """Distributions after some contexts, given those of the order below."""
+        result = lower * self.weight(context)[:, None]
+        first = np.searchsorted(self.keys, context * self.outcomes)
+        many = np.where(context >= 0, np.searchsorted(self.keys, (context + 1) * self.outcomes) - first, 0)
+        place = np.repeat(np.arange(len(context)), many)
+        gram = np.arange(many.sum()) + np.repeat(first - np.cumsum(many) + many, many)
+        result[place, self.keys[gram] % self.outcomes] += self.seen[gram]
         return result
 
 
