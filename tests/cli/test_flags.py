@@ -87,3 +87,31 @@ def test_no_file(tmp_path: Path) -> None:
         read_settings(str(tmp_path / "mine.yaml"))
     with pytest.raises(FileNotFoundError, match=r"config\.yaml does not exist"):
         read_config(tmp_path / "config.yaml")
+
+
+def twice(write: str) -> str:
+    """Aliases of aliases, 60 times doubled."""
+    return "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {write.format(n - 1)}\n" for n in range(1, 61))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (twice("[*a{0}, *a{0}]"), "its aliases stand for more than 10,000 values"),
+        (twice("{{<<: [*a{0}, *a{0}]}}"), "its aliases stand for more than 10,000 values"),
+        (twice("{{p: *a{0}, q: *a{0}}}"), "its aliases stand for more than 10,000 values"),
+        ("seed: &a [*a]", "an alias stands inside of what it stands for"),
+        ("seed: " + "[" * 5000, "recursion"),
+        ("seed: 2001-99-99", "month must be in 1..12"),
+    ],
+)
+def test_small_texts_that_stand_for_much_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: bach_demo\n" + text)
+    with pytest.raises(ValueError, match=f"mine.yaml can't be read as YAML: .*{message}"):
+        read_settings(str(path))
+
+
+def test_aliases_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("preset: bach_demo\nmodel: {dim: &d 64, input_dim: *d}\n")
+    assert read_settings(str(tmp_path / "mine.yaml"))[1] == ["--model.dim", "64", "--model.input_dim", "64"]

@@ -1,7 +1,9 @@
 import collections
+import contextlib
 import os
 import pickle
 import sys
+import tracemalloc
 import types
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,52 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_pickle(tmp_path / "none.pickle")
+
+
+def bomb(*operations: bytes) -> bytes:
+    """Tuples of twice the tuple before, 40 deep: small as a file, and without end when it is hashed or printed."""
+    twice = b"".join(b"q" + bytes([place]) + b"h" + bytes([place]) + b"\x86" for place in range(40))
+    return b"\x80\x03" + b"K\x01\x85" + twice + b"".join(operations) + b"."
+
+
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR(K\x01"
+FLOATS = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Nr" + (200_000_000).to_bytes(4, "little") + b".",  # takes the memory of 200 million notes in C
+        bomb(b"qz}hzK\x01s"),  # a key that is never hashed to its end
+        b"\x80\x03" + b"".join(b"cm\nn%x\n0" % name for name in range(20_000)) + b"N.",
+        b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b".",  # a bytearray that is not there
+        b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b".",
+        b"cm\nn\nq\x00(" + b"K\x01" * 1000 + b"tq\x010" + b"h\x00h\x01R0" * 1000 + b"N.",
+    ],
+    ids=["memo", "key", "names", "bytearray", "bytes", "arguments"],
+)
+def test_small_files_that_ask_for_much_get_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pkl").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError):
+            assert read_pickle(tmp_path / "a.pkl") is None
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", ["shape", "type", "content"])
+def test_what_has_no_end_is_not_printed(tmp_path: Path, part: str) -> None:
+    deep = b"hz"
+    shape, kind, content = deep if part == "shape" else b"K\x01\x85", FLOATS, b"C\x04abcd"
+    if part == "type":
+        kind = b"cnumpy\ndtype\n(" + deep + b"K\x00K\x01tR"
+    if part == "content":
+        content = b"c_codecs\nencode\n" + deep + b"\x85R"
+    array = ARRAY + shape + kind + b"\x89" + content + b"tb"
+    (tmp_path / "a.pkl").write_bytes(bomb(b"qz0", array))
+    value = read_pickle(tmp_path / "a.pkl")
+    with pytest.raises(ValueError, match="an array of ") as caught:
+        as_array(value)
+    assert len(str(caught.value)) < 200

@@ -15,6 +15,8 @@ from perceivers.train.config import TrainConfig
 Flags = TypeVar("Flags")
 
 CONFIG = "config.yaml"
+MOST_VALUES = 10_000
+"""More than any configuration has; aliases of aliases make billions."""
 
 HELP = {"-h", "--help", "--help-all"}
 
@@ -94,12 +96,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = _small_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold names and values, such as `preset: bach_demo`")
     return values
+
+
+def _small_yaml(text: str) -> Any:
+    """A YAML text's values; refuses aliases that make a small text large, before anything of that size exists."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        if _written_out(root, {}) > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node holds, each alias written out."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = None  # not yet: an alias inside of what it stands for comes back here
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+    if (size := known[id(node)]) is None:
+        raise ValueError("an alias stands inside of what it stands for")
+    return size
 
 
 def to_flags(values: dict[str, Any], prefix: str = "") -> list[str]:

@@ -5,15 +5,22 @@ what it was called with; arrays are made afterwards, by this file, from the shap
 """
 
 import math
+import os
 import pickle
+import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 __all__ = ["Named", "as_array", "as_mapping", "read_pickle"]
 
 _NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+_MOST_NAMES, _MOST_ARGS, _MOST_AXES = 10_000, 100, 32
+"""More than pickles of weights have; they bound the memory that a small file can ask for."""
 _MAPPINGS = {"OrderedDict", "FlatMapping", "FlatMap", "frozendict"}
 
 
@@ -34,6 +41,8 @@ class Named:
 
     def __new__(cls, *args: Any, **_: Any) -> "Named":
         """Remember the arguments."""
+        if len(args) > _MOST_ARGS:
+            raise ValueError(f"{cls.path} is called with {len(args)} arguments")
         made = super().__new__(cls)
         made.args, made.state, made.items = args, None, {}
         return made
@@ -54,9 +63,46 @@ class Named:
     add = append
 
 
-class _Reader(pickle.Unpickler):
+class _Tuple(tuple):
+    """A tuple that is no key: hashing one that holds itself twice, and that twice, and so on, takes for ever."""
+
+    __hash__ = None  # pyright: ignore
+
+
+_InPython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
+"""Python's reader in Python: unlike the one in C it takes no memory for what a file merely announces."""
+
+
+class _Reader(_InPython):
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_InPython.dispatch)
+
+    def __init__(self, file: BinaryIO) -> None:
+        size = os.fstat(file.fileno()).st_size
+        super().__init__(SimpleNamespace(read=lambda count: file.read(min(count, size)), readline=file.readline))
+        self._names: dict[str, type[Named]] = {}
+
     def find_class(self, module: str, name: str) -> type[Named]:
-        return type("Named", (Named,), {"path": f"{module}.{name}"})
+        path = f"{module}.{name}"
+        if path not in self._names:
+            if len(self._names) == _MOST_NAMES:
+                raise ValueError(f"it asks for more than {_MOST_NAMES:,} names")
+            self._names[path] = type("Named", (Named,), {"path": path})
+        return self._names[path]
+
+
+def _load_tuple(reader: Any, *, code: int) -> None:
+    _InPython.dispatch[code](reader)
+    reader.stack[-1] = _Tuple(reader.stack[-1])
+
+
+def _load_bytearray(reader: Any) -> None:
+    (size,) = struct.unpack("<Q", reader.read(8))
+    reader.append(bytearray(reader.read(size)))
+
+
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _Reader.dispatch[_code[0]] = partial(_load_tuple, code=_code[0])
+_Reader.dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray
 
 
 def read_pickle(path: Path) -> Any:
@@ -69,7 +115,7 @@ def read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             return _Reader(file).load()
-        except Exception as error:  # a damaged pickle can fail in any way
+        except Exception as error:  # a damaged pickle can fail in any way, lack of memory among them
             raise ValueError(f"{path} is damaged or no pickle: {type(error).__name__}: {error}") from error
 
 
@@ -109,13 +155,18 @@ def as_array(value: Any) -> np.ndarray | None:
 def _make(shape: Any, dtype: Any, content: Any, *, fortran: bool) -> np.ndarray:
     code = dtype.args[0] if isinstance(dtype, Named) and dtype.args else None
     if not isinstance(code, str) or code not in _NUMBERS:
-        raise ValueError(f"an array of type {code!r}: only plain numbers can be read")
+        shown = repr(code[:20]) if isinstance(code, str) else type(code).__name__  # its text may have no end
+        raise ValueError(f"an array of type {shown}: only plain numbers can be read")
     big_endian = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
     kind = np.dtype((">" if big_endian else "<") + code)
     if isinstance(content, Named):  # how pickle protocols 0 to 2 write bytes
-        content = str(content.args[0]).encode("latin1") if content.args else b""
-    sizes_fit = isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape)
-    if not sizes_fit or not isinstance(content, bytes | bytearray) or len(content) != math.prod(shape) * kind.itemsize:
+        text = content.args[0] if content.args else ""
+        content = text.encode("latin1") if isinstance(text, str) else None
+    sizes_fit = isinstance(shape, tuple) and len(shape) <= _MOST_AXES
+    sizes_fit = sizes_fit and all(isinstance(size, int) and 0 <= size < 2**63 for size in shape)
+    if not sizes_fit:
+        raise ValueError(f"an array of type {code} without a shape: the file is damaged")
+    if not isinstance(content, bytes | bytearray) or len(content) != math.prod(shape) * kind.itemsize:
         raise ValueError(f"an array of shape {shape} and type {code} does not fit its bytes: the file is damaged")
     array = np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C")
     return array.astype(kind.newbyteorder("="))

@@ -237,4 +237,6 @@ def _table_rows(table: Document) -> list[tuple[str, str]]:
             raise ValueError(f"a split {pairs[splits.index(None)][1]!r}")
         return [(str(name), str(split)) for (name, _), split in zip(pairs, splits, strict=True)]
     except Exception as error:  # whatever a table can be: no JSON, too deep, other columns
-        raise ValueError(f"{table.name}: not MAESTRO's table of midi_filename and split ({error!r})") from error
+        raise ValueError(
+            f"{table.name}: not MAESTRO's table of midi_filename and split ({error!r}); --split-by hash does without"
+        ) from error

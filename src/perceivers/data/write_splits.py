@@ -134,7 +134,7 @@ def write_splits(
         else:
             break
     notes = [*notes, *how]
-    if how and (equal := len(writer.digests) - len(set(writer.digests))):
+    if how and CUT not in splits and (equal := len(writer.digests) - len(set(writer.digests))):
         notes.append(f"{equal} documents are equal to others, and in one split with them")
     if not made:
         counts = {split: writer.summaries[split].documents for split in SPLITS if split in writer.summaries}
