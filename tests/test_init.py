@@ -18,6 +18,10 @@ def test_every_public_name_is_there(name: str) -> None:
     assert getattr(perceivers, name).__module__.startswith("perceivers.")
 
 
+def test_public_names_are_listed() -> None:
+    assert {*perceivers.__all__, "__version__"} <= set(dir(perceivers))
+
+
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'PerceiverXY'"):
         perceivers.PerceiverXY  # noqa: B018

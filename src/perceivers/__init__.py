@@ -5,6 +5,7 @@
     model = perceivers.PerceiverAR(perceivers.PerceiverARConfig(max_seq_len=8192))
     run = perceivers.load("runs/a")
     ids = run.generate(max_tokens=512)
+    perceivers.write(ids, "new.mid")
 
 Names are imported when they are first used: `import perceivers` does not import torch.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perceivers.classifier import PerceiverClassifier
     from perceivers.generate.config import DecodingConfig, SamplingConfig
+    from perceivers.generate.files import write
     from perceivers.generate.loaded import Loaded, load
     from perceivers.models.build import build
     from perceivers.models.ecp import ECP
@@ -43,6 +45,7 @@ _HOMES = {
     "SamplingConfig": "generate.config",
     "build": "models.build",
     "load": "generate.loaded",
+    "write": "generate.files",
 }
 
 __all__ = [
@@ -60,7 +63,12 @@ __all__ = [
     "SamplingConfig",
     "build",
     "load",
+    "write",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

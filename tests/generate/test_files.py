@@ -1,8 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import perceivers
 from perceivers.data.music import VELOCITY, encode_performance, seconds
 from perceivers.generate.files import (
     check_output,
@@ -11,6 +14,7 @@ from perceivers.generate.files import (
     read_prompt,
     shift_steps,
     text_ids,
+    write,
     write_output,
 )
 
@@ -18,6 +22,38 @@ NOTHING = np.empty(0, np.int32)
 SECOND = 256 + 99
 CHORD = np.array([VELOCITY + 20, 60, 64, 256 + 49, 128 + 60, 128 + 64, SECOND, 67, 256 + 4, 128 + 67])
 """Two keys for half a second, a second of silence, one key for 50 ms."""
+
+
+@pytest.mark.parametrize("kind", [np.asarray, list, torch.tensor, lambda ids: np.asarray(ids, np.uint16)])
+def test_ids_of_any_kind_become_files(tmp_path: Path, kind: Any) -> None:
+    ids = kind(CHORD)
+    for name in ("a.mid", "a.wav", "a.png", "a.npy"):
+        perceivers.write(ids, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 0
+    assert encode_performance(tmp_path / "a.mid").tolist() == CHORD.tolist()
+    assert np.load(tmp_path / "a.npy").tolist() == CHORD.tolist()
+    write([*b"text"], str(tmp_path / "a.txt"))
+    write(CHORD, tmp_path / "b.txt", tokenizer="ids")
+    assert (tmp_path / "a.txt").read_bytes() == b"text"
+    assert (tmp_path / "b.txt").read_text().split() == [str(event) for event in CHORD]
+
+
+@pytest.mark.parametrize(
+    ("ids", "name", "said"),
+    [
+        ([[60, 61]], "a.mid", r"ids of shape \(1, 2\) must have one axis"),
+        ([60.0], "a.mid", "ids are integers, these are float64"),
+        ([390], "a.mid", "id 390 is no performance event, they are 0..387"),
+        ([-1], "a.mid", "id -1 is no performance event"),
+        ([300], "a.txt", "ids 300 to 300 are not all bytes, 0..255; are they plain ids?"),
+        ([60], "a.mp3", "can be written as .mid, .wav, .png, .npy, not as .mp3"),
+        ([], "a.png", "there is no note to draw in 0 events"),
+    ],
+)
+def test_ids_that_cannot_be_written(tmp_path: Path, ids: list[Any], name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        write(ids, tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -267,3 +267,10 @@ def test_pushed_is_what_would_be_saved(tmp_path: Path, monkeypatch: pytest.Monke
     assert model.push_to_hub("owner/name", private=True) == "address"
     model.save_pretrained(tmp_path)
     assert pushed == {"to": ("owner/name", True, None), **{file.name: file.read_bytes() for file in tmp_path.iterdir()}}
+
+
+def test_a_module_without_a_config_is_not_saved(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(ValueError, match=r"this Linear has no config.*perceivers.build\(CONFIG\)"):
+        Loaded(model).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

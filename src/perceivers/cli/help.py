@@ -106,7 +106,8 @@ def _flags(cls: type, default: Any, prefix: str = "", with_values: bool = False)
         if is_dataclass(value) or is_dataclass(kind):
             inner = f"{prefix}{names[0] if names else field.name}.".lstrip(".")
             given = value if is_dataclass(value) else None
-            yield from _flags(kind if given is None else type(given), given, inner, spelled_out)
+            part: Any = kind if given is None else type(given)
+            yield from _flags(part, given, inner, spelled_out)
         elif field.name != "kind" and not _holds_dataclasses(value):  # one of several parts is chosen in a file
             words = _words(cls).get(field.name, "")
             if POSITIONAL in notes:

@@ -9,11 +9,13 @@ all           .npy in and out, raw ids with one axis
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from perceivers.data.music import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, encode_performance, write_midi
+from perceivers.data.text import BYTES_VOCAB_SIZE
 from perceivers.writing import write_bytes, write_text
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "read_prompt",
     "shift_steps",
     "text_ids",
+    "write",
     "write_output",
 ]
 
@@ -111,17 +114,45 @@ def check_output(path: Path, tokenizer: str) -> None:
         raise ImportError(f"{path}: writing it needs {package}: pip install 'perceivers[{extra}]'")
 
 
+def write(ids: Any, path: Path | str, *, tokenizer: str | None = None) -> None:
+    """Write ids as a file that can be heard, seen or read.
+
+    Args:
+        ids: Raw ids with one axis, as `Loaded.generate` returns them: an array, a list or a tensor.
+        path: Ends in .mid, .wav or .png (a piano roll) for music, .txt for text or ids, .npy for any ids.
+        tokenizer: What the ids are: "performance", "bytes" or "ids"; None for what the suffix suggests: music, the
+            bytes of a text, ids.
+
+    Raises:
+        FileNotFoundError: The file's directory is not there.
+        ValueError: The suffix is unknown, or the ids can't be written so.
+        ImportError: Music or plots need an extra.
+    """
+    path = Path(path)
+    if tokenizer is None:
+        usual = {".npy": "ids", ".txt": "bytes"}
+        tokenizer = usual.get(path.suffix.lower(), "performance")
+    given = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"{path}: ids are integers, these are {given.dtype}")
+    if given.ndim != 1:
+        raise ValueError(f"{path}: ids of shape {given.shape} must have one axis: write a file for each row")
+    write_output(path, given[:0].astype(np.int64), given.astype(np.int64), tokenizer)
+
+
 def write_output(
     path: Path, prompt: Int[np.ndarray, " prompt"], continuation: Int[np.ndarray, " new"], tokenizer: str
 ) -> None:
     """Write a prompt and what follows it, as the suffix of `path` says.
 
     Raises:
-        ValueError: The suffix is unknown, or there is nothing to show.
+        ValueError: The suffix is unknown, an id is no byte or event, or there is nothing to show.
         ImportError: Music or plots need an extra.
     """
     check_output(path, tokenizer)
     ids = np.concatenate([prompt, continuation]).astype(np.int64)
+    if tokenizer == "bytes" and len(ids) and not 0 <= ids.min() <= ids.max() < BYTES_VOCAB_SIZE:
+        raise ValueError(f"{path}: ids {ids.min()} to {ids.max()} are not all bytes, 0..255; are they plain ids?")
     match path.suffix.lower():
         case ".npy":
             content = BytesIO()

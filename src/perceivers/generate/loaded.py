@@ -38,7 +38,7 @@ class Loaded:
         tokenizer: "performance", "bytes", "copy" or "ids": see `perceivers.data`.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: str = "ids") -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
 
@@ -79,11 +79,16 @@ class Loaded:
         """Write config.json and model.safetensors into `directory`.
 
         Raises:
-            ValueError: The weights are 8-bit integers.
+            ValueError: The weights are 8-bit integers, or the module was put together without a config.
             FileExistsError: Another process is writing there, such as a training.
         """
         if any(isinstance(module, Int8Linear) for module in self.model.modules()):
             raise ValueError("weights of 8-bit integers can't be saved: load the model with weights='float32'")
+        if getattr(self.model, "config", None) is None:
+            raise ValueError(
+                f"this {type(self.model).__name__} has no config, which would say how to build it again: make it with "
+                "perceivers.build(CONFIG), or save its state_dict()"
+            )
         with Lock.of_directory(Path(directory)):
             write_model(self.model.state_dict(), self.config, self.tokenizer, Path(directory))
 
