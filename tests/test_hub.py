@@ -368,7 +368,7 @@ def test_a_model_from_the_hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert find_model("owner/name", revision="v2", token="t") == saved
     assert (asked["id"], asked["revision"], asked["token"]) == ("owner/name", "v2", "t")
-    assert asked["allow_patterns"] == ["config.json", "model.safetensors"]
+    assert asked["allow_patterns"] == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
 def test_weights_of_old_are_fetched_where_there_are_no_others(
@@ -383,7 +383,8 @@ def test_weights_of_old_are_fetched_where_there_are_no_others(
     hub_answers(monkeypatch, None)
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert find_model("owner/name") == tmp_path
-    assert asked == [["config.json", "model.safetensors"], ["config.json", "pytorch_model.bin"]]
+    assert [patterns[1] for patterns in asked] == ["model.safetensors", "pytorch_model.bin"]
+    assert all({"config.json", "preprocessor_config.json"} < set(patterns) for patterns in asked)
 
 
 def test_upload(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

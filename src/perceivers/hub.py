@@ -20,6 +20,7 @@ from torch import nn
 from perceivers.models.build import build
 from perceivers.models.config import ModelConfig
 from perceivers.nearest import check_source, no_such, suggestion
+from perceivers.picture_reading import PictureReading
 from perceivers.records import from_dict, to_dict
 from perceivers.writing import Write, finish_files, replace_files
 
@@ -30,19 +31,35 @@ OLD_WEIGHTS = "pytorch_model.bin"
 HUB_SECONDS = 5.0
 """Time that the hub has to say whether it has a model."""
 
+PICTURES = "pictures"
+"""Entry of config.json that says how pictures are read."""
+PREPROCESSOR = "preprocessor_config.json"
+"""How a model of transformers wants pictures."""
+
 NOTES = {"format": "pt"}
 """In the header of a safetensors file; transformers opens none without."""
 CHECKSUM = "checksum"
 """Name of another note there."""
 
 
-def write_model(weights: Mapping[str, torch.Tensor], config: ModelConfig, tokenizer: str, directory: Path) -> None:
+def write_model(
+    weights: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    tokenizer: str,
+    directory: Path,
+    *,
+    pictures: PictureReading | None = None,
+) -> None:
     """Write model.safetensors, `weights`, and config.json, in place of an older model's or not at all.
+
+    `pictures` says how the model wants pictures, and what their classes are called; None where it reads others.
 
     Raises:
         OSError: The disk is full or not writable; what was there is as it was.
     """
-    write_config_and_weights({"tokenizer": tokenizer, "model": to_dict(config)}, weights, directory)
+    values = {"tokenizer": tokenizer, "model": to_dict(config)}
+    values |= {} if pictures is None else {PICTURES: to_dict(pictures)}
+    write_config_and_weights(values, weights, directory)
 
 
 def write_config_and_weights(config: dict[str, Any], weights: Mapping[str, torch.Tensor], directory: Path) -> None:
@@ -88,6 +105,20 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
     model = build(config)
     load_weights(model, read_tensors(directory / WEIGHTS), source=str(directory / WEIGHTS))
     return model, tokenizer
+
+
+def read_pictures(directory: Path) -> PictureReading | None:
+    """How the model in `directory` wants pictures; None where its config.json does not say.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = directory / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")).get(PICTURES)
+        return None if values is None else from_dict(PictureReading, values)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: {PICTURES}: {error}") from error
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -205,9 +236,9 @@ def find_model(
     options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
     options |= {"local_files_only": problem is not None}
     try:
-        found = Path(snapshot_download(source, **options, allow_patterns=[CONFIG, WEIGHTS]))
+        found = Path(snapshot_download(source, **options, allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR]))
         if not (found / WEIGHTS).is_file():
-            found = Path(snapshot_download(source, **options, allow_patterns=[CONFIG, OLD_WEIGHTS]))
+            found = Path(snapshot_download(source, **options, allow_patterns=[CONFIG, OLD_WEIGHTS, PREPROCESSOR]))
         return found
     except Exception as error:  # of the hub's package, of its network packages, or of the disk
         problem = problem or f"the hub did not give it ({type(error).__name__})"

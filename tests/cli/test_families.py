@@ -13,7 +13,7 @@ import yaml
 from perceivers.cli import evaluate_io, hooks
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
-from perceivers.data.picture_store import PictureWriter
+from perceivers.data.picture_store import PictureStore, PictureWriter
 from perceivers.models.config import ModelConfig
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.feature_config import FlowFeatures, PixelFeatures, TokenFeatures
@@ -112,6 +112,27 @@ def test_a_perceiver_names_pictures(command: Command, pictures: Path, tmp_path: 
     assert again.code == 0, again.err
     assert "5 steps, 15 pictures" in again.out
     assert command("evaluate", run, "--stride", "3").err.count("--stride has no meaning for a model that reads") == 1
+
+
+def test_classes_of_another_store_are_compared_by_name(command: Command, pictures: Path, tmp_path: Path) -> None:
+    """A store that numbers the same classes otherwise scores as the first one does; another class is named."""
+    run = tmp_path / "run"
+    config = with_model("mnist", perceiver(), PictureConfig(batch_size=3))
+    assert command("train", settings(tmp_path / "a.yaml", config), "--data", pictures, "--out", run).code == 0
+    expected = json.loads(command("evaluate", run, "--json").out)
+    (run / "data.json").rename(tmp_path / "data.json")  # names stand in the saved model, too
+    split = PictureStore.open(pictures).split("test")
+    assert split.labels is not None
+    for names, places in ((("yew", "ash", "oak"), (1, 2, 0)), (("yew", "ash", "elm"), (1, 2, 0))):
+        with PictureWriter(tmp_path / names[-1], shape=(5, 7, 1), classes=names) as writer:
+            writer.append("test", split.pixels, np.array(places)[split.labels])
+    scored = command("evaluate", run, "--data", tmp_path / "oak", "--json")
+    assert scored.code == 0, scored.err
+    result = json.loads(scored.out)
+    assert (result["accuracy"], result["nats_per_picture"]) == (expected["accuracy"], expected["nats_per_picture"])
+    refused = command("evaluate", run, "--data", tmp_path / "elm")
+    assert refused.code == 2
+    assert "has 'elm', which the model does not know" in refused.err
 
 
 def test_a_hierarchical_perceiver_learns_from_hidden_pixels_and_then_names(

@@ -21,6 +21,7 @@ from perceivers.models.output_config import (
 )
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import build_perceiver_io
+from perceivers.picture_reading import PictureReading
 
 from .conftest import Command, Outcome
 
@@ -103,6 +104,39 @@ def test_classes(command: Command, picture_run: Path, tmp_path: Path) -> None:
     assert done.out.count("eel 84.4%  dog 11.4%  cat 4.2%") == 2
     done = command("predict", picture_run, tmp_path / "x.npy", "--out", "y.png", "--device", "cpu")
     assert (done.code, "--out is for motion" in done.err) == (2, True)
+
+
+def test_names_of_classes_go_with_a_saved_model(command: Command, picture_run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 5, 7), np.uint8))
+    loaded = Loaded.from_pretrained(picture_run)
+    assert loaded.pictures is None
+    loaded.pictures = PictureReading(classes=("cat", "dog", "eel"), mean=(0.25,), std=(0.125,))
+    loaded.save_pretrained(tmp_path / "named")
+    again = Loaded.from_pretrained(tmp_path / "named")
+    assert again.pictures == loaded.pictures
+    done = command("predict", tmp_path / "named", tmp_path / "x.npy", "--device", "cpu")
+    assert "eel 84.4%  dog 11.4%  cat 4.2%" in done.out
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_text() == (tmp_path / "named" / "config.json").read_text()
+
+
+def test_a_broken_picture_is_named_and_the_others_go_on(command: Command, picture_run: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    noise = np.random.default_rng(0).integers(0, 256, (31, 37, 3), dtype=np.uint8)
+    image.fromarray(noise).save(tmp_path / "colour.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "colour.png").read_bytes()[:900])
+    inputs = [tmp_path / name for name in ("half.png", "colour.png", "nowhere.png")]
+    done = command("predict", picture_run, *inputs, "--json", "--device", "cpu")
+    assert done.code == 2
+    changed, *errors = done.err.splitlines()
+    assert changed.endswith("pictures as the model reads them: 1 of 1 resized to 5 x 7, 1 of 1 turned grey")
+    assert [name in line for name, line in zip(("nowhere.png", "half.png"), errors, strict=True)] == [True, True]
+    predictions = json.loads(done.out)["predictions"]
+    assert [one["picture"] for one in predictions if "classes" in one] == ["colour.png"]
+    assert sum("error" in one for one in predictions) == 2
+    done = command("predict", picture_run, inputs[0], "--device", "cpu")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
 
 
 def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: Path) -> None:

@@ -146,3 +146,20 @@ def test_reading_what_vanished(tmp_path: Path) -> None:
     path.write_bytes(io.BytesIO(b"other").getvalue())
     with pytest.raises(ValueError, match="cannot be read as a picture"):
         picture.read()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_picture_is_turned_once_whoever_turns_it(orientation: int, ending: str, tmp_path: Path) -> None:
+    """Pillow turns TIFF by itself and the others on request; size and pixels agree."""
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = 255  # which corner it is in says how the picture is turned
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a.{ending}", exif=exif)
+    (picture,), skipped = files_as_pictures(find_documents([tmp_path], PICTURE_ENDINGS)[0])
+    assert skipped == []
+    read = picture.read()
+    assert picture.size == read.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
+    row, column = {1: (4, 4), 3: (-5, -5), 6: (4, -5), 8: (-5, 4)}[orientation]
+    assert read[row, column].min() > 200

@@ -189,3 +189,25 @@ def test_large_stores_still_have_their_labels_checked(tmp_path: Path, monkeypatc
     flip(path / "train.labels", 7)
     with pytest.raises(ValueError, match=r"train\.labels: damaged: a label is not one of the 3 classes"):
         PictureStore.open(path)
+
+
+def test_classes_are_numbered_as_others_number_them_by_name(tmp_path: Path) -> None:
+    store = PictureStore.open(write(tmp_path / "store"))
+    assert store.classes is not None
+    a, b, c = store.classes
+    other = store.renumbered((c, "more", a, b))
+    assert other.classes == (c, "more", a, b)
+    assert other.fingerprint == store.fingerprint
+    for name in store.splits:
+        before, after = store.split(name), other.split(name)
+        assert before.labels is not None
+        assert after.labels is not None
+        names = [store.classes[label] for label in before.labels]
+        assert [other.classes[label] for label in after.labels] == names
+        assert np.array_equal(before.pixels, after.pixels)
+    assert store.renumbered(None) is store
+    assert store.renumbered(store.classes) is store
+    with pytest.raises(ValueError, match=rf"store has '{a}', which the model does not know.*its own are '{b}', '{c}'"):
+        store.renumbered((b, c))
+    with pytest.raises(ValueError, match=f"has '{b}', which the model does not know, or knows several times"):
+        store.renumbered((a, b, c, b))

@@ -12,6 +12,7 @@ from perceivers.models.input_config import FourierPositions, InputConfig
 from perceivers.models.output_config import AverageOutputConfig
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import build_perceiver_io
+from perceivers.picture_reading import PictureReading
 
 SHAPE = (5, 7, 3)
 
@@ -41,37 +42,68 @@ def test_probabilities_of_the_classes() -> None:
 def test_pictures_come_from_arrays_and_stores(tmp_path: Path) -> None:
     train, test = pictures(4), pictures(2, seed=1)
     np.savez(tmp_path / "a.npz", x_train=train, x_test=test)
-    names, pixels = read_pictures([tmp_path / "a.npz"], SHAPE, split="test")
-    assert len(names) == 2
-    assert np.array_equal(pixels, test)
-    names, pixels = read_pictures([tmp_path / "a.npz"], SHAPE, split=None)
-    assert len(names) == len(pixels) == 6
+    given = read_pictures([tmp_path / "a.npz"], SHAPE, split="test")
+    assert len(given.names) == 2
+    assert np.array_equal(given.pixels, test)
+    given = read_pictures([tmp_path / "a.npz"], SHAPE, split=None)
+    assert len(given.names) == len(given.pixels) == 6
+    assert (given.failed, given.changed) == ([], None)
     with PictureWriter(tmp_path / "store", shape=SHAPE) as writer:
         writer.append("train", train)
-    names, pixels = read_pictures([tmp_path / "store"], SHAPE, split="train")
-    assert names == ["train[0]", "train[1]", "train[2]", "train[3]"]
-    assert np.array_equal(pixels, train)
+    given = read_pictures([tmp_path / "store"], SHAPE, split="train")
+    assert given.names == ["train[0]", "train[1]", "train[2]", "train[3]"]
+    assert np.array_equal(given.pixels, train)
     with pytest.raises(ValueError, match="is a store: say which of its splits with --split: train"):
         read_pictures([tmp_path / "store"], SHAPE, split=None)
     with pytest.raises(ValueError, match=r"holds pictures of shape \(5, 7, 3\), the model reads \(3, 3, 1\)"):
         read_pictures([tmp_path / "store"], (3, 3, 1), split="train")
 
 
-def test_files_are_resized_and_colours_need_channels(tmp_path: Path) -> None:
+def test_files_take_the_models_size_and_colours(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    grey = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    grey, colours = np.arange(35, dtype=np.uint8).reshape(5, 7), pictures(1)[0]
     image.fromarray(grey).save(tmp_path / "grey.png")
-    image.fromarray(pictures(1)[0]).save(tmp_path / "colour.png")
-    names, pixels = read_pictures([tmp_path / "grey.png", tmp_path / "colour.png"], SHAPE, split=None)
-    assert names == ["grey.png", "colour.png"]
-    assert np.array_equal(pixels[0], grey[..., None].repeat(3, -1))
-    assert read_pictures([tmp_path / "grey.png"], (3, 3, 1), split=None)[1].shape == (1, 3, 3, 1)
-    with pytest.raises(ValueError, match=r"colour.png is in colour, the model reads grey pictures"):
-        read_pictures([tmp_path], (5, 7, 1), split=None)
+    image.fromarray(colours).save(tmp_path / "colour.png")
+    given = read_pictures([tmp_path / "grey.png", tmp_path / "colour.png"], SHAPE, split=None)
+    assert given.names == ["grey.png", "colour.png"]
+    assert np.array_equal(given.pixels[0], grey[..., None].repeat(3, -1))
+    assert given.changed == "pictures as the model reads them: 1 of 2 given colours"
+    given = read_pictures([tmp_path], (3, 3, 1), split=None)
+    assert given.pixels.shape == (2, 3, 3, 1)
+    assert given.changed == "pictures as the model reads them: 2 of 2 resized to 3 x 3, 1 of 2 turned grey"
+    given = read_pictures([tmp_path / "colour.png"], (5, 7, 1), split=None)
+    weighed = colours @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(given.pixels[0, ..., 0], weighed, atol=0.6)
     with pytest.raises(ValueError, match="no pictures of split 'test'; leave --split out"):
         read_pictures([tmp_path], SHAPE, split="test")
-    (tmp_path / "broken.png").write_bytes(b"none")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        read_pictures([tmp_path], SHAPE, split=None)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        read_pictures([tmp_path / "nowhere"], SHAPE, split=None)
+
+
+def test_a_file_that_cannot_be_read_keeps_none_of_the_others_back(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    noise = np.random.default_rng(0).integers(0, 256, (31, 37, 3), dtype=np.uint8)
+    image.fromarray(noise).save(tmp_path / "good.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "good.png").read_bytes()[:900])
+    (tmp_path / "none.png").write_bytes(b"none")
+    np.save(tmp_path / "odd.npy", np.zeros(3))
+    sources = [tmp_path / name for name in ("half.png", "none.png", "nowhere", "odd.npy", "good.png")]
+    given = read_pictures(sources, SHAPE, split=None)
+    assert given.names == ["good.png"]
+    assert len(given.pixels) == 1
+    reasons = {Path(name).name: reason for name, reason in given.failed}
+    assert set(reasons) == {"half.png", "none.png", "nowhere", "odd.npy"}
+    assert "truncated" in reasons["half.png"]
+    assert read_pictures([tmp_path / "half.png"], SHAPE, split=None).pixels.shape == (0, *SHAPE)
+
+
+def test_a_reading_says_what_of_a_picture_is_resized_and_how(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
+    image.fromarray(pixels).save(tmp_path / "a.png")
+    crop = PictureReading(fit="crop", crop=(0.5, 0.75), resample="bilinear")
+    middle = image.fromarray(pixels[6:17, 7:24])  # 11 of 23 rows, 17 of 31 columns
+    given = read_pictures([tmp_path / "a.png"], SHAPE, split=None, reading=crop)
+    assert np.array_equal(given.pixels[0], np.asarray(middle.resize((7, 5), image.Resampling.BILINEAR)))
+    whole = image.fromarray(pixels).resize((7, 5), image.Resampling.NEAREST)
+    stretch = PictureReading(fit="stretch", resample="nearest")
+    given = read_pictures([tmp_path / "a.png"], SHAPE, split=None, reading=stretch)
+    assert np.array_equal(given.pixels[0], np.asarray(whole))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from perceivers.models.config import ModelConfig
+    from perceivers.picture_reading import PictureReading
 
 USAGE = """usage: perceivers convert KIND SOURCE OUT
 
@@ -58,8 +59,9 @@ class HuggingFaceFlags:
     """Directory with config.json and model.safetensors (or pytorch_model.bin), or hub id owner/name."""
     out: Positional[Path]
     """Directory to make."""
-    size: tuple[int, int] = (224, 224)
-    """Rows and columns of pictures, for the classifiers that take any size there: Fourier and ConvProcessing."""
+    size: tuple[int, int] | None = None
+    """Rows and columns of pictures, for the classifiers that take any size there: Fourier and ConvProcessing; None for
+    what its preprocessor_config.json says, or 224 224."""
     flow_scale: float = 0.01
     """Optical flow is multiplied with it: 0.01 as in transformers, 0.2 for pixels, as in the official notebook."""
 
@@ -118,7 +120,7 @@ def _from_huggingface(kind: str, args: Sequence[str]) -> int:
     )
     check_source(flags.source)
     _check_free(flags.out)
-    from perceivers.convert.huggingface import is_huggingface, read_huggingface
+    from perceivers.convert.huggingface import is_huggingface, read_huggingface, read_huggingface_pictures
     from perceivers.hub import CONFIG, find_model
 
     directory = find_model(flags.source)
@@ -126,7 +128,8 @@ def _from_huggingface(kind: str, args: Sequence[str]) -> int:
         raise ValueError(f"{directory / CONFIG} is not of a Perceiver of transformers ('model_type': 'perceiver')")
     model, tokenizer = read_huggingface(directory, size=flags.size, flow_scale=flags.flow_scale)
     assert model.config is not None
-    return _save(model, model.config, tokenizer, flags.out)
+    pictures = read_huggingface_pictures(directory, flow_scale=flags.flow_scale)
+    return _save(model, model.config, tokenizer, flags.out, pictures)
 
 
 def _to_huggingface(kind: str, args: Sequence[str]) -> int:
@@ -153,12 +156,14 @@ def _check_free(out: Path) -> None:
         raise FileExistsError(f"{out} holds a model already: choose another place")
 
 
-def _save(model: "nn.Module", config: "ModelConfig", tokenizer: str, out: Path) -> int:
+def _save(
+    model: "nn.Module", config: "ModelConfig", tokenizer: str, out: Path, pictures: "PictureReading | None" = None
+) -> int:
     from perceivers.hub import write_model
     from perceivers.writing import Lock
 
     with Lock.of_directory(out):
-        write_model(model.state_dict(), config, tokenizer, out)
+        write_model(model.state_dict(), config, tokenizer, out, pictures=pictures)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer!r} tokens")
     print(f"next: perceivers show {out}")
     return 0

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from perceivers.cli.console import counted, table
 from perceivers.cli.flags import CONFIG, read_config
+from perceivers.cli.predict_pictures import picture_config
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
+from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.train.config import Reconstruction, TrainConfig
 
 if TYPE_CHECKING:
@@ -27,9 +29,22 @@ def score_run(flags: "EvaluateFlags", loaded: "Loaded") -> dict[str, Any]:
     if flags.stride is not None:
         raise ValueError(f"--stride has no meaning for a model that reads {loaded.tokenizer!r}: leave it out")
     store = recorded_store(Path(flags.run)) if flags.data is None else open_store(flags.data)
+    store = _by_name(flags.run, loaded, store)
     config = _config(flags.run, loaded)
     common = {"run": flags.run, "data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
     return common | _scores(flags, loaded, config, store)
+
+
+def _by_name(run: str, loaded: "Loaded", store: "Store") -> "Store":
+    """The store with classes numbered as the model numbers them, by their names, where both have names."""
+    from perceivers.data.picture_store import PictureStore
+    from perceivers.train.data_record import data_record
+
+    if not isinstance(store, PictureStore):
+        return store
+    names = loaded.pictures.classes if loaded.pictures else None
+    names = names or (data_record(Path(run)) or {}).get("classes")
+    return store.renumbered(None if names is None else tuple(names))
 
 
 def _config(run: str, loaded: "Loaded") -> TrainConfig:
@@ -37,7 +52,13 @@ def _config(run: str, loaded: "Loaded") -> TrainConfig:
     path = Path(run) / CONFIG
     if path.is_file():
         return read_config(path)
-    plain = {"masked_bytes": MaskedTextConfig(), "pictures": PictureConfig(), "frames": WarpConfig()}
+    pictures = picture_config(run, loaded)
+    match loaded.config:
+        case PerceiverIOConfig(frames=(rows, columns, _)):
+            frames = WarpConfig(shape=(rows, columns))
+        case _:
+            frames = WarpConfig()
+    plain = {"masked_bytes": MaskedTextConfig(), "pictures": pictures, "frames": frames}
     return TrainConfig(model=loaded.config, data=plain[loaded.tokenizer])
 
 
@@ -97,7 +118,8 @@ def _reconstruction(
 def _flow(loaded: "Loaded", store: Any, data: WarpConfig, split: str, how: dict[str, Any]) -> dict[str, Any]:
     from perceivers.evaluate.flow import LucasKanade, score_flow
 
-    score = score_flow(loaded.model, store.split(split), data, count=FLOW_PAIRS, **how)
+    unit = loaded.pictures.flow_pixels if loaded.pictures else 1.0
+    score = score_flow(loaded.model, store.split(split), data, count=FLOW_PAIRS, unit=unit, **how)
     result = {
         "photos": score.photos,
         "pairs": score.pairs,

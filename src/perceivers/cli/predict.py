@@ -73,7 +73,7 @@ def run(args: Sequence[str]) -> int:
         case "pictures":
             from perceivers.cli.predict_pictures import classes_report, predict_classes
 
-            predictions = predict_classes(flags, loaded)
+            predictions, failures = predict_classes(flags, loaded)
             shown = classes_report(predictions)
         case "frames":
             from perceivers.cli.predict_pictures import flow_report, predict_flow

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perceivers.cli.console import table
+from perceivers.cli.console import failed, note, table
 from perceivers.cli.flags import CONFIG, read_config
 from perceivers.data.picture_config import PictureConfig
 from perceivers.models.input_config import InputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.picture_reading import PictureReading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,25 +17,36 @@ if TYPE_CHECKING:
     from perceivers.generate.loaded import Loaded
 
 
-def predict_classes(flags: "PredictFlags", loaded: "Loaded") -> list[dict[str, Any]]:
-    """The likeliest classes of each picture."""
-    from perceivers.evaluate.naming import class_probabilities, read_pictures
+def predict_classes(flags: "PredictFlags", loaded: "Loaded") -> tuple[list[dict[str, Any]], int]:
+    """The likeliest classes of each picture; an `error` for each that can't be read, and how many these are."""
+    from perceivers.evaluate.naming import class_probabilities, read_pictures, said
     from perceivers.train.data_record import data_record
 
     if flags.out is not None:
         raise ValueError(f"--out is for motion, {flags.run} names classes: leave it out")
     record = data_record(Path(flags.run)) or {}
-    names, pixels = read_pictures(list(map(Path, flags.inputs)), _shape(flags.run, loaded, record), split=flags.split)
-    probabilities = class_probabilities(loaded.model, pixels, _config(flags.run))
-    classes = record.get("classes") or [str(number) for number in range(probabilities.shape[1])]
-    best = (-probabilities).argsort(-1)[:, : min(flags.top, len(classes))]
-    return [
+    reading = loaded.pictures or PictureReading()
+    shape = _shape(flags.run, loaded, record)
+    given = read_pictures(list(map(Path, flags.inputs)), shape, split=flags.split, reading=reading)
+    if given.changed is not None:
+        note(given.changed)
+    for name, reason in given.failed:
+        failed(said(name, reason))
+    errors: list[dict[str, Any]] = [{"picture": name, "error": reason} for name, reason in given.failed]
+    if not given.names:
+        return errors, len(errors)
+    probabilities = class_probabilities(loaded.model, given.pixels, picture_config(flags.run, loaded))
+    named = list(reading.classes or record.get("classes") or ())
+    classes = named + [str(number) for number in range(len(named), probabilities.shape[1])]
+    best = (-probabilities).argsort(-1)[:, : flags.top]
+    predictions = [
         {
             "picture": name,
             "classes": [{"class": classes[index], "probability": float(row[index])} for index in order],
         }
-        for name, row, order in zip(names, probabilities, best.tolist(), strict=True)
+        for name, row, order in zip(given.names, probabilities, best.tolist(), strict=True)
     ]
+    return predictions + errors, len(errors)
 
 
 def _shape(run: str, loaded: "Loaded", record: dict[str, Any]) -> tuple[int, int, int]:
@@ -51,11 +63,14 @@ def _shape(run: str, loaded: "Loaded", record: dict[str, Any]) -> tuple[int, int
     return rows, columns, channels
 
 
-def _config(run: str) -> PictureConfig:
-    """How a run's pictures were changed; plain ones where there is no record of it."""
+def picture_config(run: str, loaded: "Loaded") -> PictureConfig:
+    """How a run's pictures were changed; of a saved model, how it wants them scaled."""
     path = Path(run) / CONFIG
     data = read_config(path).data if path.is_file() else None
-    return data if isinstance(data, PictureConfig) else PictureConfig()
+    if isinstance(data, PictureConfig):
+        return data
+    reading = loaded.pictures or PictureReading()
+    return PictureConfig(mean=reading.mean, std=reading.std)
 
 
 def classes_report(predictions: list[dict[str, Any]]) -> str:
@@ -63,8 +78,9 @@ def classes_report(predictions: list[dict[str, Any]]) -> str:
     rows = [
         (prediction["picture"], *(f"{one['class']} {one['probability']:.1%}" for one in prediction["classes"]))
         for prediction in predictions
+        if "error" not in prediction
     ]
-    return table(rows)
+    return table(rows) if rows else ""
 
 
 def predict_flow(flags: "PredictFlags", loaded: "Loaded") -> list[dict[str, Any]]:
@@ -80,7 +96,8 @@ def predict_flow(flags: "PredictFlags", loaded: "Loaded") -> list[dict[str, Any]
     from perceivers.evaluate.naming import motion
 
     first, second = flags.inputs
-    flow = motion(loaded.model, (Path(first), Path(second)))
+    reading = loaded.pictures or PictureReading()
+    flow = motion(loaded.model, (Path(first), Path(second))) * reading.flow_pixels
     length = np.linalg.norm(flow, axis=-1)
     result = {"first": first, "second": second, "rows": flow.shape[0], "columns": flow.shape[1]}
     columns, rows = flow.mean((0, 1)).tolist()

@@ -129,10 +129,13 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     from perceivers.train.data import open_store
     from perceivers.train.data_record import data_record, recorded_store
     from perceivers.train.loop import train
+    from perceivers.train.pictures import numbered_as_before
 
     store = open_store(flags.data) if flags.data else None
     if store is None and flags.resume and data_record(out) is not None:
         store = recorded_store(out)
+    resumed = out if flags.resume and (out / "data.json").is_file() else None
+    store = numbered_as_before(store, init=flags.init, resumed=resumed)
     tokenizer = "copy" if store is None else store.tokenizer
     check_memory(config)
     try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from perceivers.convert.huggingface_config import FLOW_SCALE, MODEL_TYPE, SIZE, config_from_huggingface
 from perceivers.convert.huggingface_export import config_to_huggingface
 from perceivers.convert.huggingface_names import Part, huggingface_names
+from perceivers.convert.huggingface_pictures import picture_size, reading_from_huggingface
 from perceivers.convert.parameters import check_fit
 from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, write_config_and_weights
 from perceivers.models.feature_config import FlowFeatures, TokenFeatures
@@ -23,11 +24,13 @@ from perceivers.models.input_config import MultimodalInputConfig
 from perceivers.models.output_config import GridHead, TiedHead
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
+from perceivers.picture_reading import PictureReading
 from perceivers.writing import Lock, finish_files
 
 __all__ = [
     "is_huggingface",
     "read_huggingface",
+    "read_huggingface_pictures",
     "weights_from_huggingface",
     "weights_to_huggingface",
     "write_huggingface",
@@ -45,7 +48,7 @@ def is_huggingface(directory: Path) -> bool:
 
 
 def read_huggingface(
-    directory: Path, *, size: tuple[int, int] = SIZE, flow_scale: float = FLOW_SCALE
+    directory: Path, *, size: tuple[int, int] | None = None, flow_scale: float = FLOW_SCALE
 ) -> tuple[PerceiverIO, str]:
     """The model in `directory`, in float32, and the name of what it reads.
 
@@ -54,7 +57,7 @@ def read_huggingface(
     Args:
         directory: With config.json and model.safetensors or, of old, pytorch_model.bin. Of that, tensors are read
             and no code is run.
-        size: See `config_from_huggingface`.
+        size: See `config_from_huggingface`; None for what preprocessor_config.json says, or 224 x 224 without one.
         flow_scale: Likewise.
 
     Raises:
@@ -76,15 +79,30 @@ def read_huggingface(
 
 
 def read_huggingface_config(
-    directory: Path, *, size: tuple[int, int] = SIZE, flow_scale: float = FLOW_SCALE
+    directory: Path, *, size: tuple[int, int] | None = None, flow_scale: float = FLOW_SCALE
 ) -> tuple[PerceiverIOConfig, str]:
     """The same without weights: config, and what the model reads."""
     path = directory / CONFIG
+    size = size or picture_size(directory) or SIZE
     try:
         config = config_from_huggingface(json.loads(path.read_text(encoding="utf-8")), size=size, flow_scale=flow_scale)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return config, _reads(config)
+
+
+def read_huggingface_pictures(directory: Path, *, flow_scale: float = FLOW_SCALE) -> PictureReading:
+    """How the model in `directory` wants pictures, and what its classes are called.
+
+    Raises:
+        ValueError: A file is damaged, or asks for what this package does not do.
+    """
+    path = directory / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return reading_from_huggingface(directory, values, flow_scale=flow_scale)
 
 
 def _reads(config: PerceiverIOConfig) -> str:

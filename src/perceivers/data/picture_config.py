@@ -1,5 +1,6 @@
 """What batches of pictures and of picture pairs are made of; imports no torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,10 @@ class PictureConfig:
     permutation: int | None = None
     """Seed of one fixed order of all pixels, the same for every picture in training and evaluation: a model can then
     see nothing but what it learns about places. None: pixels stay where they are."""
+    mean: tuple[float, ...] = (0.5,)
+    """Is subtracted from pixels in 0..1, in evaluation too: one number for all channels, or one for each."""
+    std: tuple[float, ...] = (0.5,)
+    """They are then divided by it; 0.5 and 0.5 make -1..1."""
     hidden: float = 0.0
     """Share of a picture's pixels that a model must reconstruct without seeing them, drawn anew each time."""
 
@@ -42,6 +47,10 @@ class PictureConfig:
             raise ValueError(f"scale={self.scale} must be a share from 0 to below 1; 0 is off, 0.1 is 0.9 to 1.1")
         if self.permutation is not None and self.permutation < 0:
             raise ValueError(f"permutation={self.permutation} must be a seed, 0 or more; None is off")
+        if not self.mean or len(self.mean) != len(self.std) or not all(math.isfinite(one) for one in self.mean):
+            raise ValueError(f"mean={self.mean} and std={self.std} must have one number for all channels, or one each")
+        if not all(0 < one < math.inf for one in self.std):
+            raise ValueError(f"std={self.std} must be above 0")
         if not 0 <= self.hidden < 1:
             raise ValueError(f"hidden={self.hidden} must be a share from 0 to below 1; 0 is off")
 

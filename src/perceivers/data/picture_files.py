@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from perceivers.data.sources import Document, check_unpacked
 from perceivers.data.splits import split_named
+from perceivers.picture_reading import PictureReading
 
 __all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted"]
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
+PLAIN = PictureReading()
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 BYTES_A_PIXEL = 12
 """Memory that a pixel takes while a picture is brought to its size."""
@@ -76,7 +78,11 @@ def files_as_pictures(
 
 
 def fitted(
-    pixels: UInt8[np.ndarray, "rows columns channels"], size: tuple[int, int], *, channels: int
+    pixels: UInt8[np.ndarray, "rows columns channels"],
+    size: tuple[int, int],
+    *,
+    channels: int,
+    reading: PictureReading = PLAIN,
 ) -> UInt8[np.ndarray, "rows2 columns2 channels2"]:
     """A picture resized so that it just covers `size`, and its middle; its proportions stay.
 
@@ -84,15 +90,32 @@ def fitted(
         pixels: One or three channels.
         size: Rows and columns.
         channels: Three repeat a single one; a single one of three is their brightness.
+        reading: May choose another part of the picture, and another way to resize it.
     """
+    if reading.fit == "crop":
+        pixels = _middle(pixels, reading.crop)
     if pixels.shape[:2] != size:
         image_module, operations = _pillow()
         image = image_module.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        image = operations.fit(image, (size[1], size[0]), method=image_module.Resampling.BICUBIC)
+        how = image_module.Resampling[reading.resample.upper()]
+        if reading.fit == "cover":
+            image = operations.fit(image, (size[1], size[0]), method=how)
+        else:
+            image = image.resize((size[1], size[0]), resample=how)
         pixels = np.asarray(image).reshape(*size, -1)
     if pixels.shape[-1] == channels:
         return pixels
     return brightness(pixels) if channels == 1 else pixels.repeat(channels, axis=-1)
+
+
+def _middle(
+    pixels: UInt8[np.ndarray, "rows columns channels"], shares: tuple[float, float]
+) -> UInt8[np.ndarray, "rows2 columns2 channels"]:
+    """The middle of a picture, as large as `shares` of its shorter side; rounded as transformers does."""
+    shorter = min(pixels.shape[:2])
+    kept = [max(1, int(share * shorter)) for share in shares]
+    top, left = ((size - part) // 2 for size, part in zip(pixels.shape, kept, strict=False))
+    return pixels[top : top + kept[0], left : left + kept[1]]
 
 
 def brightness(pixels: UInt8[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 1"]:
@@ -136,7 +159,10 @@ def _look(document: Document) -> tuple[tuple[int, int], bool]:
             raise ValueError(f"pixels of mode {image.mode!r}, which need more than 8 bits; convert it to 8 bits")
         columns, rows = image.size
         if _orientation(image) in TURNED:
-            columns, rows = rows, columns
+            if image.format == "TIFF":  # which Pillow turns by itself, some of its releases not before it is decoded
+                columns, rows = _pillow()[1].exif_transpose(image).size
+            else:
+                columns, rows = rows, columns
         return (rows, columns), image.mode in GREY_MODES
 
 

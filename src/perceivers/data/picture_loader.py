@@ -26,7 +26,7 @@ class PictureBatch:
     """Pictures, their labels, and which pixels a model shall not see."""
 
     pixels: Float[Tensor, "batch rows columns channels"]
-    """In -1..1."""
+    """In -1..1, or as the configuration scales them."""
     labels: Int64[Tensor, " batch"] | None
     """Classes; None where nothing is known."""
     hidden: Bool[Tensor, "batch pixels"] | None
@@ -107,11 +107,25 @@ def picture_batches(
         yield _batch(split, config, units, rngs, training=False)
 
 
-def scaled(pixels: UInt8[np.ndarray, "*shape"] | Float32[np.ndarray, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Pixels 0..255 as numbers in -1..1; other numbers as they are."""
+def scaled(
+    pixels: UInt8[np.ndarray, "*shape"] | Float32[np.ndarray, "*shape"],
+    *,
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+) -> Float[Tensor, "*shape"]:
+    """Pixels 0..255 as 0..1 less `mean` over `std`, which is -1..1 for 0.5 and 0.5; other numbers as they are.
+
+    Raises:
+        ValueError: There are other channels than numbers in `mean`.
+    """
     if pixels.dtype == np.float32:
         return torch.from_numpy(pixels)
-    return torch.from_numpy(pixels.astype(np.float32)).div_(127.5).sub_(1)
+    numbers = torch.from_numpy(pixels.astype(np.float32))
+    if mean == std == (0.5,):
+        return numbers.div_(127.5).sub_(1)
+    if len(mean) not in (1, pixels.shape[-1]):
+        raise ValueError(f"mean={mean} is for {len(mean)} channels, the pictures have {pixels.shape[-1]}")
+    return numbers.div_(255).sub_(torch.tensor(mean)).div_(torch.tensor(std))
 
 
 def _batch(
@@ -122,7 +136,7 @@ def _batch(
     *,
     training: bool,
 ) -> PictureBatch:
-    pixels = scaled(split.pixels[list(units)])
+    pixels = scaled(split.pixels[list(units)], mean=config.mean, std=config.std)
     if training and config.moves:
         pixels = _moved(pixels, np.stack([_inverse_motion(config, rng) for rng in rngs]))
     rows, columns, _ = split.shape

@@ -11,7 +11,7 @@ A store is a directory that is written once and then only read:
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -63,6 +63,8 @@ class PictureStore:
     """Where it lies; None in memory."""
     header: PictureHeader
     arrays: Mapping[str, PictureSplit]
+    numbered_as: tuple[str, ...] | None = None
+    """Names of the labels where `renumbered` changed their numbers."""
 
     @classmethod
     def open(cls, path: str | Path) -> "PictureStore":
@@ -138,7 +140,28 @@ class PictureStore:
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the labels 0, 1, ...; None where there are no labels."""
-        return self.header.classes
+        return self.header.classes if self.numbered_as is None else self.numbered_as
+
+    def renumbered(self, classes: tuple[str, ...] | None) -> "PictureStore":
+        """The same pictures with labels numbered as `classes` are, by their names; None for any numbers.
+
+        Raises:
+            ValueError: A class of the store has another name, or one that several of `classes` have.
+        """
+        own = self.classes
+        if own is None or classes is None or own == classes:
+            return self
+        if other := [name for name in own if classes.count(name) != 1]:
+            raise ValueError(
+                f"classes by name: {self.path} has {_listed(other)}, which the model does not know, or knows "
+                f"several times; its own are {_listed(classes)}"
+            )
+        order = np.array([classes.index(name) for name in own])
+        arrays = {
+            name: split if split.labels is None else replace(split, labels=order[split.labels])
+            for name, split in self.arrays.items()
+        }
+        return replace(self, arrays=arrays, numbered_as=classes)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -160,6 +183,11 @@ class PictureStore:
             place = "the pictures" if self.path is None else self.path
             raise ValueError(f"{place}: no split {name!r}; it has {', '.join(self.splits)}")
         return self.arrays[name]
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _mapped(path: Path, header: PictureHeader, name: str) -> PictureSplit:

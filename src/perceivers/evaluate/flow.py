@@ -68,6 +68,7 @@ def score_flow(
     *,
     count: int = 200,
     grey: bool = False,
+    unit: float = 1.0,
     precision: str = "auto",
     progress: bool = False,
 ) -> FlowScore:
@@ -79,6 +80,7 @@ def score_flow(
         config: What the pairs are like.
         count: Pairs, the same number of each photo or one more.
         grey: The model reads frames without colours.
+        unit: Pixels that the model's flow of 1 is.
         precision: As in training.
         progress: Show a bar with ETA.
 
@@ -93,7 +95,7 @@ def score_flow(
     with torch.no_grad(), autocast(device, precision), bar:
         for batch in flow_batches(split, config, count=count, grey=grey):
             batch = batch.to(device)
-            predicted = model(batch.frames).float()
+            predicted = model(batch.frames).float() * unit
             errors.append((predicted - batch.flow).norm(dim=-1).sum((1, 2), dtype=torch.float64).cpu().numpy())
             lengths.append(batch.flow.norm(dim=-1).sum((1, 2), dtype=torch.float64).cpu().numpy())
             bar.update(len(batch.frames))

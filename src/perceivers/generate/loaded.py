@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
-from perceivers.convert.huggingface import is_huggingface, read_huggingface
+from perceivers.convert.huggingface import is_huggingface, read_huggingface, read_huggingface_pictures
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.data.music import STEPS_PER_SECOND
 from perceivers.device import pick_device
@@ -21,9 +21,10 @@ from perceivers.generate.decode import Step, decode
 from perceivers.generate.files import shift_steps
 from perceivers.generate.lean import Weights, lighten
 from perceivers.generate.prompts import Positions, whole_ids
-from perceivers.hub import find_model, read_model, upload_model, write_model
+from perceivers.hub import find_model, read_model, read_pictures, upload_model, write_model
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.nn.linear import Int8Linear
+from perceivers.picture_reading import PictureReading
 from perceivers.writing import Lock
 
 Prompt = Iterable[Any] | str | None
@@ -35,12 +36,14 @@ class Loaded:
 
     Attributes:
         model: The plain module, in evaluation mode.
+        pictures: How it wants pictures, and what their classes are called; None where nothing says so.
         tokenizer: "performance", "bytes", "copy" or "ids": see `perceivers.data`.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: str = "ids") -> None:
+    def __init__(self, model: nn.Module, tokenizer: str = "ids", *, pictures: PictureReading | None = None) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.pictures = pictures
 
     @property
     def config(self) -> ModelConfig:
@@ -73,7 +76,8 @@ class Loaded:
             FileNotFoundError: Nothing is there.
             ValueError: What is there is damaged.
         """
-        return cls(*open_model(find_model(source, revision=revision, cache_dir=cache_dir, token=token)))
+        directory = find_model(source, revision=revision, cache_dir=cache_dir, token=token)
+        return cls(*open_model(directory), pictures=picture_reading(directory))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors into `directory`.
@@ -90,7 +94,8 @@ class Loaded:
                 "perceivers.build(CONFIG), or save its state_dict()"
             )
         with Lock.of_directory(Path(directory)):
-            write_model(self.model.state_dict(), self.config, self.tokenizer, Path(directory))
+            weights = self.model.state_dict()
+            write_model(weights, self.config, self.tokenizer, Path(directory), pictures=self.pictures)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face hub; see `upload_model`."""
@@ -290,6 +295,15 @@ def open_model(directory: Path) -> tuple[nn.Module, str]:
             + "): its training went wrong; train again with a lower --optim.lr"
         )
     return model, tokenizer
+
+
+def picture_reading(directory: Path) -> PictureReading | None:
+    """How the model in `directory` wants pictures, and what their classes are called; None where nothing says so.
+
+    Raises:
+        ValueError: A file is damaged, or asks for what this package does not do.
+    """
+    return read_huggingface_pictures(directory) if is_huggingface(directory) else read_pictures(directory)
 
 
 def load(source: str | Path, *, device: str = "cpu", weights: Weights = "float32") -> Loaded:

@@ -10,11 +10,13 @@ import torch
 import yaml
 from torch import nn
 
+from perceivers.data.picture_store import PictureStore
 from perceivers.device import in_bfloat16, pick_device
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, write_model
 from perceivers.models.build import build
 from perceivers.models.recompute import recompute_layers
+from perceivers.picture_reading import PictureReading
 from perceivers.records import to_dict
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, optimizer_tensors, save_checkpoint
 from perceivers.train.config import TrainConfig
@@ -24,6 +26,7 @@ from perceivers.train.errors import TrainingError
 from perceivers.train.metrics import MetricsLog
 from perceivers.train.optim import build_optimizer, learning_rate, warmed_up
 from perceivers.train.parallel import Place, fill, join, share, whole
+from perceivers.train.pictures import check_scale, numbered_as_before, reading_of
 from perceivers.writing import Lock, finish_files, write_text
 
 
@@ -42,6 +45,8 @@ class Run:
     """None where another process writes it."""
     device: torch.device
     place: Place
+    pictures: PictureReading | None = None
+    """How it reads pictures, for whoever loads the model; None where it reads others."""
 
     @property
     def share_done(self) -> float:
@@ -105,9 +110,10 @@ def _start(
     if not resume and (found or (out / WEIGHTS).exists()):
         what = f"a run that got to {found[-1].name}" if found else "a saved model"
         raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
+    init = None if found else init
+    store = numbered_as_before(store, init=init, resumed=out if found else None)
     place, device = join(config.parallel, pick_device(config.device))
     tokenizer, loader, fingerprint = training_data(config, store, rank=place.reader, world_size=place.readers)
-    init = None if found else init
     # No name for the whole model: it would stay as long as this function.
     model = _own_model(config, _first_model(config, tokenizer, init) if place.rank == 0 else None, place, device)
     optimizer = build_optimizer(model, config.optim)
@@ -119,13 +125,14 @@ def _start(
                 f"the data has changed since {found[-1]} was saved (fingerprint {state.store}, now {fingerprint}): "
                 "give the old store, or start a new run with --init and another --out"
             )
+    pictures = reading_of(config, store.classes if isinstance(store, PictureStore) else None)
     if place.rank:
-        return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place)
+        return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place, pictures)
     write_text(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     if store is not None:
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard, held=held)
-    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place)
+    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place, pictures)
 
 
 def _first_model(config: TrainConfig, tokenizer: str, init: Path | None) -> nn.Module:
@@ -136,6 +143,7 @@ def _first_model(config: TrainConfig, tokenizer: str, init: Path | None) -> nn.M
         initial, initial_tokenizer = open_model(init)
         if initial_tokenizer != tokenizer:
             raise ValueError(f"{init} was trained on {initial_tokenizer!r} tokens, the data has {tokenizer!r}")
+        check_scale(config, init, initial.config)  # pyright: ignore[reportArgumentType]
         load_weights(model, initial.state_dict(), source=str(init))
     return model
 
@@ -186,7 +194,7 @@ def save(run: Run) -> None:
         weights = whole(run.model.state_dict(), run.place)
         moments = whole(optimizer_tensors(run.model, run.optimizer), run.place)
         if run.place.rank == 0:
-            write_model(weights, run.config.model, run.tokenizer, run.out)
+            write_model(weights, run.config.model, run.tokenizer, run.out, pictures=run.pictures)
             save_checkpoint(run.out, weights, moments, run.state)
     except OSError as error:
         raise TrainingError(

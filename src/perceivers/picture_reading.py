@@ -1,0 +1,38 @@
+"""What is between a picture file and a model's numbers, and what its numbers are called. Imports no torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["PictureReading"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureReading:
+    """How a model wants pictures; the defaults are what training here does."""
+
+    classes: tuple[str, ...] | None = None
+    """Names of the classes 0, 1, ...; None where nobody named them."""
+    mean: tuple[float, ...] = (0.5,)
+    """Is subtracted from pixels in 0..1: one number for all channels, or one for each."""
+    std: tuple[float, ...] = (0.5,)
+    """They are then divided by it; 0.5 and 0.5 make -1..1."""
+    fit: Literal["cover", "crop", "stretch"] = "cover"
+    """What of a picture is resized: as much of its middle as has the right proportions, a `crop` of its middle, or all
+    of it."""
+    crop: tuple[float, float] = (1.0, 1.0)
+    """Rows and columns of the crop, as shares of the picture's shorter side."""
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"
+    """How it is resized, in Pillow's words."""
+    flow_pixels: float = 1.0
+    """What the model's optical flow is multiplied with to be pixels."""
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"mean={self.mean} and std={self.std} must have one number for all channels, or one each")
+        if not all(map(math.isfinite, self.mean)) or not all(0 < one < math.inf for one in self.std):
+            raise ValueError(f"mean={self.mean}, std={self.std} must be finite, and std above 0")
+        if not all(0 < share <= 1 for share in self.crop):
+            raise ValueError(f"crop={self.crop} must be shares of the shorter side, above 0 and at most 1")
+        if not 0 < self.flow_pixels < math.inf:
+            raise ValueError(f"flow_pixels={self.flow_pixels} must be above 0")

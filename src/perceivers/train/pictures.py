@@ -1,0 +1,71 @@
+"""What a run takes over from the model that it starts from: its numbers of classes, its scale of pixels and of flow."""
+
+from pathlib import Path
+
+from perceivers.data.picture_config import PictureConfig
+from perceivers.data.picture_store import PictureStore
+from perceivers.generate.loaded import picture_reading
+from perceivers.models.config import ModelConfig
+from perceivers.models.output_config import GridHead, QueryOutputConfig
+from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.picture_reading import PictureReading
+from perceivers.train.config import TrainConfig
+from perceivers.train.data import Store
+from perceivers.train.data_record import data_record
+
+
+def numbered_as_before(store: Store | None, *, init: Path | None, resumed: Path | None) -> Store | None:
+    """The store, its classes numbered as those of the model that training starts from, by their names.
+
+    Raises:
+        ValueError: The store has classes that this model has not.
+    """
+    if not isinstance(store, PictureStore):
+        return store
+    source = resumed or init
+    return store if source is None else store.renumbered(known_classes(source))
+
+
+def known_classes(source: Path) -> tuple[str, ...] | None:
+    """Names of the classes of a run or saved model; None where there are none, or nobody wrote them down."""
+    reading = picture_reading(source) if (source / "config.json").is_file() else None
+    names = (reading.classes if reading else None) or (data_record(source) or {}).get("classes")
+    return None if names is None else tuple(names)
+
+
+def check_scale(config: TrainConfig, init: Path, initial: ModelConfig) -> None:
+    """Check that training scales pixels, and flow, as the model that it starts from had them.
+
+    Raises:
+        ValueError: It does not; says what to set.
+    """
+    reading = picture_reading(init)
+    if reading is None:
+        return
+    data = config.data
+    if isinstance(data, PictureConfig) and (data.mean, data.std) != (reading.mean, reading.std):
+        mean, std = (" ".join(map(str, numbers)) for numbers in (reading.mean, reading.std))
+        raise ValueError(
+            f"{init} reads pixels less {mean}, over {std}; the data is scaled otherwise: "
+            f"add --data.mean {mean} --data.std {std}"
+        )
+    ours, theirs = _flow_scale(config.model), _flow_scale(initial)
+    if ours and theirs and abs(ours - (wanted := theirs * reading.flow_pixels)) > 1e-9:
+        raise ValueError(
+            f"{init} gives flow that is pixels when its scale is {wanted:g}, this model's is {ours:g}: "
+            f"add --model.output.head.scale {wanted:g}"
+        )
+
+
+def _flow_scale(config: ModelConfig) -> float | None:
+    match config:
+        case PerceiverIOConfig(output=QueryOutputConfig(head=GridHead(scale=scale))):
+            return scale
+    return None
+
+
+def reading_of(config: TrainConfig, classes: tuple[str, ...] | None) -> PictureReading | None:
+    """What a saved model says of its pictures; None where it reads none."""
+    if not isinstance(config.data, PictureConfig):
+        return None
+    return PictureReading(classes=classes, mean=config.data.mean, std=config.data.std)
