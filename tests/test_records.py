@@ -1,10 +1,16 @@
+import dataclasses
 import json
+import math
+import pkgutil
+import re
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib import import_module
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
 
+import perceivers
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.models.config import ModelConfig
 from perceivers.models.perceiver_ar_config import (
@@ -16,7 +22,7 @@ from perceivers.models.perceiver_ar_config import (
     TablePositions,
 )
 from perceivers.presets import PRESETS, preset
-from perceivers.records import from_dict, to_dict
+from perceivers.records import check_finite, from_dict, not_negative, record, to_dict
 from perceivers.train.config import TrainConfig
 
 
@@ -103,3 +109,87 @@ def test_a_file_that_holds_no_fields_is_refused() -> None:
 def test_checks_of_the_config_itself_are_made() -> None:
     with pytest.raises(ValueError, match="num_latents=0 must lie in"):
         from_dict(ModelConfig, AR | {"num_latents": 0})
+
+
+# Numbers
+
+
+def settings() -> list[type]:
+    """All classes of settings."""
+    names = [info.name for info in pkgutil.walk_packages(perceivers.__path__, "perceivers.")]
+    modules = [import_module(name) for name in names if name.rsplit(".", 1)[-1].endswith("config")]
+    found = {value for module in modules for value in vars(module).values() if dataclasses.is_dataclass(value)}
+    return sorted((cls for cls in found if isinstance(cls, type)), key=str)
+
+
+def number_fields(cls: type) -> list[str]:
+    return [name for name, hint in get_type_hints(cls).items() if re.search(r"\bfloat\b", str(hint))]
+
+
+def bare(cls: type) -> Any:
+    """An instance with its defaults, and None where there is none."""
+    made = object.__new__(cls)
+    for f in dataclasses.fields(cls):
+        value = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        object.__setattr__(made, f.name, None if value is dataclasses.MISSING else value)
+    return made
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_setting_is_nan_or_infinite(value: float) -> None:
+    tried = set()
+    for cls in settings():
+        for name in number_fields(cls):
+            made = bare(cls)
+            is_tuple = isinstance(getattr(made, name), tuple)
+            object.__setattr__(made, name, (1.0, value) if is_tuple else value)
+            with pytest.raises(ValueError, match=f"^{name}={value} must be a finite number$"):
+                check_finite(made)
+            assert cls.__post_init__.__qualname__.startswith("record."), cls  # which calls it
+            tried.add(name)
+    assert {"lr", "betas", "max_minutes", "temperature", "stretch", "mask_share", "dropout", "init_std"} <= tried
+
+
+@record
+class Settings:
+    number: float | None = None
+    numbers: tuple[float, ...] = ()
+    whole: int = 1
+
+    def __post_init__(self) -> None:
+        not_negative(self, "whole")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"number": math.nan}, "number=nan must be a finite number"),
+        ({"numbers": [1.0, math.inf]}, "numbers=inf must be a finite number"),
+        ({"whole": -1}, "whole=-1 must be 0 or more"),
+    ],
+)
+def test_a_record_checks_its_numbers(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    for text in through_files(values):
+        with pytest.raises(ValueError, match=said):
+            from_dict(Settings, text)
+
+
+def test_records_inside_others_are_named() -> None:
+    made = bare(Settings)
+    object.__setattr__(made, "number", math.nan)
+
+    @dataclass
+    class Outer:
+        inner: Any
+
+    with pytest.raises(ValueError, match=r"^inner\.number=nan must be a finite number$"):
+        check_finite(Outer(made))
+
+
+def test_records_are_frozen_and_named() -> None:
+    made = Settings(number=1.5)
+    assert replace(made, whole=3) == Settings(number=1.5, whole=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.whole = 2  # pyright: ignore[reportAttributeAccessIssue]

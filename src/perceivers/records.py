@@ -2,11 +2,54 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 Record = TypeVar("Record")
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def record(cls: type[Record]) -> type[Record]:
+    """Make a class a frozen dataclass with keyword arguments, none of whose numbers may be NaN or infinite."""
+    check: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
+
+    def __post_init__(self: Any) -> None:
+        if check is not None:
+            check(self)
+        check_finite(self)
+
+    cls.__post_init__ = __post_init__  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def not_negative(record: Any, *names: str) -> None:
+    """Refuse fields below 0.
+
+    Raises:
+        ValueError: Names the first one.
+    """
+    for name in names:
+        if (value := getattr(record, name)) < 0:
+            raise ValueError(f"{name}={value} must be 0 or more")
+
+
+def check_finite(values: Any, *, path: str = "") -> None:
+    """Refuse NaN and infinities, which no setting means, in any field of a dataclass and of those inside it.
+
+    Raises:
+        ValueError: Names the first one.
+    """
+    if dataclasses.is_dataclass(values):
+        for f in dataclasses.fields(values):
+            check_finite(getattr(values, f.name), path=f"{path}.{f.name}" if path else f.name)
+    elif isinstance(values, tuple | list):
+        for value in values:
+            check_finite(value, path=path)
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise ValueError(f"{path}={values} must be a finite number")
 
 
 def to_dict(record: Any) -> Any:
@@ -97,4 +140,6 @@ def _record(cls: Any, values: dict[Any, Any], path: str) -> Any:
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
             raise ValueError(f"{prefix}{name}: no such field of {cls.__name__}; {hint}")
-    return cls(**{name: from_dict(hints[name], value, path=f"{prefix}{name}") for name, value in values.items()})
+    made = cls(**{name: from_dict(hints[name], value, path=f"{prefix}{name}") for name, value in values.items()})
+    check_finite(made, path=path)
+    return made

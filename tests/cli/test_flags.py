@@ -8,6 +8,8 @@ from perceivers.cli.train import parse_train
 from perceivers.presets import PRESETS, preset
 from perceivers.records import to_dict
 
+from .conftest import Command
+
 
 def test_flags_of_nested_values() -> None:
     values = {"max_steps": 9, "optim": {"lr": "3e-4", "betas": [0.9, 0.99]}, "model": {"query_offset": True}}
@@ -115,3 +117,36 @@ def test_small_texts_that_stand_for_much_are_refused(tmp_path: Path, text: str, 
 def test_aliases_may_be_used(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("preset: bach_demo\nmodel: {dim: &d 64, input_dim: *d}\n")
     assert read_settings(str(tmp_path / "mine.yaml"))[1] == ["--model.dim", "64", "--model.input_dim", "64"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "copy_tiny", "--out", "run", "--max-minutes"],
+        ["train", "copy_tiny", "--out", "run", "--optim.max-grad-norm"],
+        ["train", "copy_tiny", "--out", "run", "--optim.betas", "0.9"],
+        ["demo", "--out", "run", "--minutes"],
+        ["generate", "run", "--temperature"],
+        ["generate", "run", "--prompt-seconds"],
+        ["convert", "huggingface", "source", "run", "--flow-scale"],
+        ["show", "copy_tiny", "--gpus", "2", "--memory"],
+    ],
+)
+def test_numbers_that_are_none(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command(*args, value)
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1 or "Value error" in done.err
+    assert value in done.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_of_settings_with_numbers_that_are_none(command: Command, tmp_path: Path) -> None:
+    for text in ("preset: copy_tiny\nmax_minutes: .nan\n", "preset: copy_tiny\noptim:\n  lr: .inf\n"):
+        (tmp_path / "a.yaml").write_text(text)
+        done = command("train", tmp_path / "a.yaml", "--out", tmp_path / "run")
+        assert done.code == 2
+        assert "must be a finite number" in done.err

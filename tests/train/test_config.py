@@ -1,9 +1,11 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from perceivers.data.config import CopyConfig
 from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.input_config import LearnedPositions
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.train.config import CrossEntropy, OptimConfig, ParallelConfig, TrainConfig, num_targets
 
@@ -75,3 +77,19 @@ def test_runs_that_can_not_be_shared() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             TrainConfig(model=model, data=data, parallel=ParallelConfig(**parallel), **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: OptimConfig(eps=-1e-8), "eps=-1e-08 must be 0 or more"),
+        (lambda: OptimConfig(optimizer="adamw", weight_decay=-0.1), "weight_decay=-0.1 must be 0 or more"),
+        (lambda: OptimConfig(betas=(0.9, 1.0)), r"betas=\(0.9, 1.0\) must lie in \[0, 1\)"),
+        (lambda: OptimConfig(betas=(-0.1, 0.9)), r"betas=\(-0.1, 0.9\) must lie in \[0, 1\)"),
+        (lambda: CrossEntropy(z_loss=-1e-4), "z_loss=-0.0001 must be 0 or more"),
+        (lambda: LearnedPositions(init_std=-1.0), "init_std=-1.0 must be 0 or more"),
+    ],
+)
+def test_numbers_below_zero(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()

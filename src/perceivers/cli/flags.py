@@ -9,7 +9,7 @@ import yaml
 
 from perceivers.cli.help import help_text
 from perceivers.presets import PRESETS, preset
-from perceivers.records import from_dict
+from perceivers.records import check_finite, from_dict
 from perceivers.train.config import TrainConfig
 
 Flags = TypeVar("Flags")
@@ -45,7 +45,9 @@ def parse(
         print(help_text(cls, default, prog=prog, description=description, main=shown))
         raise SystemExit(0)
     chosen = tyro.MISSING_NONPROP if default is None else default
-    return tyro.cli(cls, args=args, prog=prog, description=description, default=chosen)
+    parsed = tyro.cli(cls, args=args, prog=prog, description=description, default=chosen)
+    check_finite(parsed)
+    return parsed
 
 
 def read_settings(source: str) -> tuple[TrainConfig, list[str]]:

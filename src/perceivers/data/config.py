@@ -1,12 +1,13 @@
 """What training rows are made of; imports no torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from perceivers.records import record
 
 __all__ = ["CopyConfig", "DataConfig"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class DataConfig:
     """How the documents of a token store become batches.
 
@@ -62,7 +63,7 @@ class DataConfig:
         return any(factor != 1.0 for factor in self.stretch)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class CopyConfig:
     """The copy task: a random half and then its mirror image (Hawthorne et al. 2022).
 

@@ -1,12 +1,13 @@
 """How rows of masked text are made; imports no torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from perceivers.records import record
 
 __all__ = ["MaskedTextConfig"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class MaskedTextConfig:
     """Text with holes: windows of a byte store, some of whose words are hidden and are to be said.
 

@@ -1,13 +1,14 @@
 """What batches of pictures and of picture pairs are made of; imports no torch."""
 
 import math
-from dataclasses import dataclass
 from typing import Literal
+
+from perceivers.records import record
 
 __all__ = ["PictureConfig", "WarpConfig"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PictureConfig:
     """How the pictures of a store become batches: each once an epoch, in random order.
 
@@ -60,7 +61,7 @@ class PictureConfig:
         return bool(self.shift or self.rotate or self.scale or self.flip)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class WarpConfig:
     """Pairs of frames whose optical flow is known: crops of photos, and the same crops smoothly warped.
 

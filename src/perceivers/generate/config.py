@@ -1,11 +1,12 @@
 """How tokens are drawn, and how a model is run for it. Imports no torch."""
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from perceivers.records import record
 
-@dataclass(frozen=True, kw_only=True)
+
+@record
 class SamplingConfig:
     """From logits to a token."""
 
@@ -43,7 +44,7 @@ class SamplingConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class DecodingConfig:
     """How a model is run, token by token."""
 

@@ -1,14 +1,14 @@
 """What an ECP model is. Imports no torch."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from perceivers.nn.options import ActivationName, BackendName, check_activation
+from perceivers.records import record
 
 Pattern = Literal["ecp", "double", "compressed", "ssplit", "perceiver_ar"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ECPConfig:
     """ECP, efficient context propagating Perceiver, and the patterns it is compared with (arXiv:2412.06106).
 

@@ -1,7 +1,8 @@
 """What a token of one modality holds, for each kind of input. Imports no torch."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from perceivers.records import not_negative, record
 
 Shape = tuple[int, ...]
 
@@ -43,7 +44,7 @@ def check_patches(shape: Shape, patch: int, time_patch: int = 1) -> None:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PixelFeatures:
     """Pixels as they are."""
 
@@ -70,7 +71,7 @@ class PixelFeatures:
         return self.shape[-1]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PatchFeatures:
     """Patches in space and time, whose values are channels, then perhaps a linear layer."""
 
@@ -110,7 +111,7 @@ class PatchFeatures:
         return self.patch_dim if self.channels is None else self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Conv1x1Features:
     """A linear layer on each pixel, or on every few."""
 
@@ -137,7 +138,7 @@ class Conv1x1Features:
         return self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ConvFeatures:
     """Stages of convolution (7 x 7, stride 2), batch norm, ReLU and max-pooling (3 x 3, stride 2), frame by frame."""
 
@@ -177,7 +178,7 @@ class ConvFeatures:
         return self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class FlowFeatures:
     """Two frames: the 3 x 3 pixels around each pixel in both, then a linear layer."""
 
@@ -208,7 +209,7 @@ class FlowFeatures:
         return self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class AudioFeatures:
     """Raw samples, some to a token."""
 
@@ -253,7 +254,7 @@ class AudioFeatures:
         return self.samples_per_patch * (self.channels if self.tokens == "moments" else 1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class MelFeatures:
     """Log-mel spectrogram of raw samples: one token for each frame and mel band."""
 
@@ -290,7 +291,7 @@ class MelFeatures:
         return 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TokenFeatures:
     """Embeddings of token ids; the table is there for tied outputs too."""
 
@@ -308,6 +309,7 @@ class TokenFeatures:
 
     def __post_init__(self) -> None:
         positive(self, "vocab_size", "seq_len", "dim", "window")
+        not_negative(self, "init_std")
         if self.window % 2 == 0:
             raise ValueError(f"window={self.window} must be odd: as many tokens before each token as after it")
 
@@ -322,7 +324,7 @@ class TokenFeatures:
         return (self.seq_len,)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PointFeatures:
     """Points that carry their coordinates, in -1..1, as their first channels, and features in the others."""
 
@@ -355,7 +357,7 @@ class PointFeatures:
         return self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class VectorFeatures:
     """One vector, such as a one-hot label, as one token; or several, which are tokens as they are."""
 

@@ -1,14 +1,14 @@
 """What a Hierarchical Perceiver is, and the published variants. Imports no torch."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Literal
 
 from perceivers.models.hip_groups import GroupLayout, group_layout
 from perceivers.nn.options import ActivationName, BackendName, check_activation
+from perceivers.records import record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Modality:
     """One kind of input: a flat list of positions."""
 
@@ -27,7 +27,7 @@ class Modality:
                 raise ValueError(f"modality {self.name}: {field}={value} must be at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class DataSet:
     """Modalities that come together; their order is the order of their groups."""
 
@@ -41,7 +41,7 @@ class DataSet:
             raise ValueError(f"data set {self.name} has two modalities called {twice[0]}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class HiPConfig:
     """Hierarchical Perceiver (Carreira et al. 2022, https://arxiv.org/abs/2202.10890), or Perceiver IO as one block.
 

@@ -1,13 +1,13 @@
 """What a Perceiver reads: features of one modality and their positions, or several modalities. Imports no torch."""
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from perceivers.models.feature_config import Features, PointFeatures, Shape, positive
+from perceivers.records import not_negative, record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class FourierPositions:
     """Sines and cosines of the coordinates, which reach from -1 to 1 along each axis."""
 
@@ -46,7 +46,7 @@ class FourierPositions:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class LearnedPositions:
     """A learned vector for each point of the grid, which fixes the grid."""
 
@@ -62,6 +62,7 @@ class LearnedPositions:
 
     def __post_init__(self) -> None:
         positive(self, "channels", *(["project_dim"] if self.project_dim is not None else []))
+        not_negative(self, "init_std", "layers")
 
     def dim(self, axes: int) -> int:
         """Channels of the positions, whatever the number of `axes`."""
@@ -71,7 +72,7 @@ class LearnedPositions:
         """Any number of axes will do."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class InputConfig:
     """One modality: features and positions."""
 
@@ -117,7 +118,7 @@ class InputConfig:
         return self.features.dim + self.positions.dim(self.axes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Modality:
     """A named part of a multimodal input."""
 
@@ -141,7 +142,7 @@ def check_names(names: list[str]) -> None:
         raise ValueError(f"modality {twice[0]!r} is there {names.count(twice[0])} times; give each a name of its own")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class MultimodalInputConfig:
     """Several modalities as one sequence, made equally wide by learned vectors, which also tell them apart."""
 

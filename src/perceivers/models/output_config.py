@@ -1,7 +1,7 @@
 """What a Perceiver gives back: queries that read the latents, and what their results become. Imports no torch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from perceivers.models.feature_config import (
@@ -18,6 +18,7 @@ from perceivers.models.input_config import (
     check_names,
 )
 from perceivers.nn.options import ActivationName, BackendName, check_activation
+from perceivers.records import record
 
 
 def check_heads(name: str, heads: int, *widths: int) -> None:
@@ -30,7 +31,7 @@ def check_heads(name: str, heads: int, *widths: int) -> None:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class GridQueries:
     """One query for each point of a grid: its position."""
 
@@ -57,14 +58,14 @@ class GridQueries:
         return self.positions.dim(len(self.shape))
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class InputQueries:
     """The input's tokens, with their positions, are the queries."""
 
     kind: Literal["input"] = "input"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ClassHead:
     """The only query's result, perhaps after a linear layer."""
 
@@ -73,7 +74,7 @@ class ClassHead:
     """Channels after a linear layer; None for no such layer."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class LinearHead:
     """A linear layer."""
 
@@ -82,7 +83,7 @@ class LinearHead:
     """Channels after it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class AudioHead:
     """A linear layer to the samples of each patch, and the patches in a row."""
 
@@ -91,7 +92,7 @@ class AudioHead:
     """Samples of a patch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class GridHead:
     """Results in the shape of a picture or film."""
 
@@ -102,7 +103,7 @@ class GridHead:
     """Every value times this."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PatchHead:
     """Channels of each point are the pixels of a patch."""
 
@@ -115,7 +116,7 @@ class PatchHead:
     """Frames of a patch."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class UpsampleHead:
     """Transposed convolutions (kernel 4, stride 2) to a larger picture or film.
 
@@ -143,7 +144,7 @@ class UpsampleHead:
             raise ValueError(f"time_factor={self.time_factor} needs (frames, rows, columns), not shape={self.shape}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TiedHead:
     """Logits of tokens: products with the input's embeddings, plus a bias."""
 
@@ -167,7 +168,7 @@ def check_fills(head: Head | None, queries: GridQueries) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class AverageOutputConfig:
     """The average of the latents and a linear layer: the Perceiver's."""
 
@@ -179,7 +180,7 @@ class AverageOutputConfig:
         positive(self, "classes")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class QueryOutputConfig:
     """Queries read the latents through one cross-attend."""
 
@@ -250,7 +251,7 @@ class QueryOutputConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class OutputModality:
     """A named part of a multimodal output."""
 
@@ -267,7 +268,7 @@ class OutputModality:
         check_fills(self.head, self.queries)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class MultimodalOutputConfig:
     """Queries of several modalities, made equally wide by learned vectors, read through one cross-attend."""
 

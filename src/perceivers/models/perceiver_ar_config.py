@@ -1,10 +1,11 @@
 """What a Perceiver AR is. Imports no torch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from perceivers.nn.options import ActivationName, BackendName, check_activation
+from perceivers.records import not_negative, record
 
 
 def _at_least_one(record: object, *names: str) -> None:
@@ -13,7 +14,7 @@ def _at_least_one(record: object, *names: str) -> None:
             raise ValueError(f"{name}={value} must be at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class RotaryPositions:
     """Queries and keys turn with their position (one axis)."""
 
@@ -49,7 +50,7 @@ class RotaryPositions:
         return tuple(group * size + head for group in range(groups) for head in range(turned))
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TablePositions:
     """A table of vectors an axis, added to the token embeddings; the axes of a position are summed."""
 
@@ -63,14 +64,14 @@ class TablePositions:
     positions that the model counts from the end have one axis, and only the first table is read."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class InputQueries:
     """Latents start as a linear map of the inputs at their positions."""
 
     kind: Literal["input"] = "input"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class MLPQueries:
     """As `InputQueries`, then an MLP."""
 
@@ -86,7 +87,7 @@ class MLPQueries:
         check_activation(self.activation)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class LearnedQueries:
     """Latents start as learned vectors, the same for every input."""
 
@@ -95,7 +96,7 @@ class LearnedQueries:
     """One vector for all latents, in place of one each (then the number of latents can't grow later)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PerceiverARConfig:
     """Perceiver AR (Hawthorne et al. 2022, https://arxiv.org/abs/2202.07765)."""
 
@@ -158,6 +159,7 @@ class PerceiverARConfig:
         _at_least_one(
             self, "vocab_size", "dim", "widening", "cross_widening", "latents_per_position", "cross_heads", "heads"
         )
+        not_negative(self, "latent_init_std")
         if self.depth < 0:
             raise ValueError(f"depth={self.depth} must be 0 or more layers")
         if not 0 < self.num_latents <= self.max_seq_len:

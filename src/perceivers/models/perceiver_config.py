@@ -1,12 +1,13 @@
 """Perceiver and Perceiver IO: input, encoder, output. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from perceivers.models.feature_config import FlowFeatures, PatchFeatures, PixelFeatures, positive
 from perceivers.models.input_config import InputConfig, MultimodalInputConfig
 from perceivers.models.output_config import AverageOutputConfig, MultimodalOutputConfig, QueryOutputConfig, check_heads
 from perceivers.nn.options import ActivationName, BackendName, check_activation
+from perceivers.records import not_negative, record
 
 Sharing = Literal["none", "all", "after_first"]
 
@@ -22,7 +23,7 @@ def weight_set(i: int, sharing: Sharing) -> int:
             return min(i, 1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class EncoderConfig:
     """Learned latents that read the input, and blocks of self-attention layers between and after."""
 
@@ -72,6 +73,7 @@ class EncoderConfig:
         positive(self, "num_latents", "dim", "blocks", "depth", "cross_attends", "heads", "cross_heads")
         positive(self, "widening", "cross_widening")
         check_activation(self.activation)
+        not_negative(self, "init_std")
         if not self.cross_attends <= self.blocks:
             raise ValueError(
                 f"cross_attends={self.cross_attends} but blocks={self.blocks}: there is at most one before each block"
@@ -88,7 +90,7 @@ class EncoderConfig:
         return qk_dim, qk_dim if self.value_dim is None else self.value_dim
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PerceiverIOConfig:
     """Perceiver IO (Jaegle et al. 2021, https://arxiv.org/abs/2107.14795).
 
@@ -120,7 +122,7 @@ class PerceiverIOConfig:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ResamplerConfig:
     """Perceiver Resampler: a fixed number of tokens from any number of frames (Flamingo, arXiv:2204.14198)."""
 
@@ -149,4 +151,5 @@ class ResamplerConfig:
     def __post_init__(self) -> None:
         positive(self, "dim", "num_latents", "depth", "heads", "widening", "frames")
         check_activation(self.activation)
+        not_negative(self, "init_std")
         check_heads("heads", self.heads, self.dim if self.qk_dim is None else self.qk_dim)

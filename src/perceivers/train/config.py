@@ -1,6 +1,6 @@
 """How a model is trained: frozen dataclasses. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from perceivers.data.config import CopyConfig, DataConfig
@@ -8,9 +8,10 @@ from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
+from perceivers.records import not_negative, record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class CrossEntropy:
     """Nats of the right label: of the token after each latent, of each masked token, or of the class."""
 
@@ -25,18 +26,19 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         if self.sweep < 1:
             raise ValueError(f"sweep={self.sweep} must be at least 1 block")
+        not_negative(self, "z_loss")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class EndPointError:
     """Distance, in pixels, between where a pixel goes and where the predicted flow says it does."""
 
     kind: Literal["end_point_error"] = "end_point_error"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Reconstruction:
     """Squared error at hidden positions: masked auto-encoding."""
 
@@ -46,7 +48,7 @@ class Reconstruction:
 ObjectiveConfig = CrossEntropy | EndPointError | Reconstruction
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class OptimConfig:
     """Optimiser, learning rate and clipping."""
 
@@ -82,9 +84,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr={self.lr} must be positive")
-        for name in ("warmup_lr", "decay_factor", "end_lr"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{name}={value} must be 0 or more")
+        not_negative(self, "warmup_lr", "decay_factor", "end_lr", "eps", "weight_decay")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas} must lie in [0, 1)")
         if self.optimizer == "adam" and self.weight_decay:
             raise ValueError("weight_decay needs --optim.optimizer adamw")
         if self.warmup_steps < 0:
@@ -95,7 +97,7 @@ class OptimConfig:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be 0 (off) or more")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ParallelConfig:
     """The processes of a run, which torchrun starts: dp x fsdp x cp of them, each with a device of its own."""
 
@@ -117,7 +119,7 @@ class ParallelConfig:
         return self.dp * self.fsdp * self.cp
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TrainConfig:
     """A complete training run."""
 
