@@ -1,6 +1,5 @@
 """The demo: train on Bach's chorales, score unseen ones beside models that count, continue one, show all of it."""
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from perceivers.data.config import DataConfig
 from perceivers.data.music import STEPS_PER_SECOND, VOCAB_SIZE, write_midi
 from perceivers.data.render import piano_roll, write_wav
 from perceivers.data.tokens import StoreWriter, TokenStore
+from perceivers.demo_place import STORE_SOURCE, demo_place
 from perceivers.evaluate.bootstrap import Comparison, paired_bootstrap
 from perceivers.evaluate.likelihood import Likelihood, score
 from perceivers.evaluate.mixing import MixingCounter
@@ -25,6 +25,7 @@ from perceivers.generate.constraints import PlayableKeys
 from perceivers.generate.files import shift_steps
 from perceivers.generate.loaded import Loaded, load
 from perceivers.presets import bach_demo
+from perceivers.train.config import TrainConfig
 from perceivers.train.loop import train
 from perceivers.train.metrics import read_metrics
 
@@ -64,13 +65,21 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
         out: Directory.
         minutes: Training time, in place of the preset's; all the rest takes about two minutes more.
         seed: Of the model and of what it plays.
+
+    Raises:
+        FileExistsError: Something in `out` would be replaced that no demo made, or another process is writing there.
     """
     started = time.monotonic()
-    splits = chorale_splits()
-    shutil.rmtree(out / "run", ignore_errors=True)
-    store = write_store(splits, out / "store")
     config = replace(bach_demo(), seed=seed)
     config = config if minutes is None else replace(config, max_minutes=minutes)
+    with demo_place(out, config):
+        return _run(config, out, started=started)
+
+
+def _run(config: TrainConfig, out: Path, *, started: float) -> DemoResult:
+    """The demo in a directory that it has for itself."""
+    splits = chorale_splits()
+    store = write_store(splits, out / "store")
     assert isinstance(config.data, DataConfig)  # the preset's data are documents
     validation = store.split("validation")
 
@@ -84,7 +93,7 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
     tokens = int(likelihood.tokens.sum())
     lines = {"unigram": unigram / tokens, f"{order}-gram": float(ngram.sum() / tokens)}
     lines["mixing counter"] = score_counter(splits) / tokens
-    name, length = continue_chorale(loaded, splits["test"][0], out, seed=seed)
+    name, length = continue_chorale(loaded, splits["test"][0], out, seed=config.seed)
     plot_training(read_metrics(out / "run"), out / "training.png", baselines=lines, title="Bach's chorales")
     return DemoResult(
         model=likelihood,
@@ -101,8 +110,8 @@ def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoR
 
 def write_store(splits: dict[str, list[Chorale]], path: Path) -> TokenStore:
     """The chorales as a token store; the loader transposes them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with StoreWriter(path, tokenizer="performance", vocab_size=VOCAB_SIZE, overwrite=True) as writer:
+    options = {"tokenizer": "performance", "vocab_size": VOCAB_SIZE, "overwrite": True, "source": STORE_SOURCE}
+    with StoreWriter(path, **options) as writer:
         for split, chorales in splits.items():
             for chorale in chorales:
                 writer.append(split, chorale_events(chorale), name=chorale.name)
