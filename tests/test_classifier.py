@@ -94,3 +94,15 @@ def test_what_scikit_learn_expects_of_an_estimator() -> None:
     """In a process of its own: some checks give parameters of no type at all, which the tests' type checks refuse."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHECKS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_large_numbers_are_centred_before_they_are_narrowed() -> None:
+    """Seconds since 1970 beside the same from 0; a constant that no float holds exactly is no information."""
+    t = np.random.default_rng(0).integers(0, 2**14, 67) / 2**7
+    y = t > 30
+    probabilities = [
+        PerceiverClassifier(max_steps=3, dim=8, random_state=0).fit(X, y).predict_proba(X)
+        for X in (np.stack([t, 0 * t], 1), np.stack([t + 2**31, 0 * t + 0.1], 1))
+    ]
+    np.testing.assert_allclose(probabilities[0], probabilities[1], atol=1e-6)
+    assert PerceiverClassifier(max_steps=1, dim=8).fit(np.full((5, 2), 0.1), [0, 1, 0, 1, 0]).scale_.tolist() == [1, 1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perceivers import device
-from perceivers.device import autocast, has_bfloat16, pick_device
+from perceivers.device import autocast, has_bfloat16, pick_device, seeded
 
 
 @pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
@@ -57,3 +57,19 @@ def test_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: found)  # noqa: B023
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert has_bfloat16(torch.device("cpu")) == found
+
+
+def test_seeded_numbers_leave_those_of_the_program_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(7)
+    inside = torch.rand(2)
+    torch.manual_seed(3)
+    first = torch.rand(2)
+    with seeded(7, torch.device("cpu")):
+        assert torch.equal(torch.rand(2), inside)
+        with seeded(11):
+            torch.rand(13)
+    with pytest.raises(RuntimeError), seeded(7):
+        torch.rand(1) @ torch.rand(2)
+    assert torch.equal(torch.cat([first, torch.rand(3)]), expected)

@@ -50,7 +50,7 @@ class PerceiverClassifier(ClassifierMixin, BaseEstimator):
         max_steps: Updates.
         batch_size: Samples an update.
         lr: Learning rate, which falls to 0 along a cosine.
-        random_state: Seed of weights and order; None for another one each time.
+        random_state: Seed of weights and order; None for another one each time. Global generators stay as they are.
         device: cpu, cuda, mps, or auto.
         progress: Show a bar with ETA.
 
@@ -94,17 +94,17 @@ class PerceiverClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: NaNs, lengths that differ, labels that are no classes.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32, allow_nd=True)
+        X, y = validate_data(self, X, y, dtype=np.float64, allow_nd=True)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         axes = 0 if X.ndim == 2 else None
-        self.mean_ = X.mean(axes, dtype=np.float64)
-        self.scale_ = X.std(axes, dtype=np.float64)
-        self.scale_ = np.where(self.scale_ > 0, self.scale_, 1.0)
+        self.mean_ = X.mean(axes)
+        self.scale_ = np.where(X.max(axes) > X.min(axes), X.std(axes), 1.0)  # rounding alone is no deviation
         pixels = self._pixels(X)
         names = [str(name) for name in self.classes_]
         store = PictureStore.in_memory({"train": (pixels, labels.astype(np.int64))}, classes=names)
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        chooser = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
+        seed = int(chooser.randint(2**31))
         config = self._config(pixels.shape[1:], seed)
         with TemporaryDirectory() as out:
             self.model_ = train(config, Path(out), store=store, progress=self.progress).model.eval()
@@ -113,7 +113,7 @@ class PerceiverClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> Float[np.ndarray, "samples classes"]:
         """Probability of each of `classes_`."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+        X = validate_data(self, X, dtype=np.float64, allow_nd=True, reset=False)
         split = PictureSplit("new", self._pixels(X), None)
         device = next(self.model_.parameters()).device
         with torch.no_grad():
@@ -129,7 +129,7 @@ class PerceiverClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def _pixels(self, X: Float[np.ndarray, "samples *shape"]) -> Float[np.ndarray, "samples rows columns channels"]:
-        """Standardised, with features as pictures of one row."""
+        """Standardised, and narrowed only then; features are pictures of one row."""
         X = ((X - self.mean_) / self.scale_).astype(np.float32)
         if X.ndim == 2:
             return X[:, None, :, None]

@@ -1,6 +1,7 @@
 """Which device to use, and in which precision."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -22,6 +23,32 @@ def pick_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0].split(". ")[0]  # PyTorch goes on with a list of all it knows
         raise ValueError(f"device {name!r} can't be used here; try --device auto, or cpu ({reason})") from error
     return device
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers within follow from `seed`; the program around goes on with its own, as if none had been drawn.
+
+    Args:
+        seed: Of PyTorch's global generators.
+        device: Whose generator is meant, besides the CPU's.
+    """
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        torch.cuda.init()
+        generators.append(
+            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        )
+    elif device is not None and device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
 
 
 def has_bfloat16(device: torch.device) -> bool:

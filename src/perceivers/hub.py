@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from perceivers.device import seeded
 from perceivers.models.build import build
 from perceivers.models.config import ModelConfig
 from perceivers.nearest import check_source, no_such, suggestion
@@ -102,7 +103,8 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
         config = from_dict(ModelConfig, values)
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}") from error
-    model = build(config)
+    with seeded(0):  # weights are drawn and replaced
+        model = build(config)
     load_weights(model, read_tensors(directory / WEIGHTS), source=str(directory / WEIGHTS))
     return model, tokenizer
 

@@ -1,6 +1,7 @@
 import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_run_on_text(command: Command, text_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ["--max-steps", 4, "--log-every", 2, "--save-every", 2, "--eval-every", 2, "--sample-every", 2]
-    done = command("train", "text_small", "--data", text_store, "--out", out, *flags, "--sample-tokens", 7, *TINY)
+    flags += ["--sample-tokens", 7, "--optim.warmup-steps", 1]
+    done = command("train", "text_small", "--data", text_store, "--out", out, *flags, *TINY)
     assert done.code == 0
     assert f"{out}: 4 steps, " in done.out
     assert f"perceivers evaluate {out}" in done.out
@@ -37,7 +39,7 @@ def test_run_on_text(command: Command, text_store: Path, tmp_path: Path) -> None
 
 
 def test_run_on_music_writes_midi(command: Command, music_store: Path, tmp_path: Path) -> None:
-    flags = ["--max-steps", 1, "--sample-every", 1, "--sample-tokens", 5]
+    flags = ["--max-steps", 1, "--sample-every", 1, "--sample-tokens", 5, "--log-every", 1, "--optim.warmup-steps", 0]
     done = command("train", "music_small", "--data", music_store, "--out", tmp_path / "run", *flags, *TINY)
     assert done.code == 0
     assert (tmp_path / "run/samples/step-00000001.mid").read_bytes()[:4] == b"MThd"
@@ -237,3 +239,46 @@ def test_more_memory_than_there_is(command: Command, tmp_path: Path) -> None:
     assert done.code == 2
     assert "training would take about" in done.err
     assert "lower --model.num-latents" in done.err
+
+
+class TestTooShort:
+    """A run that taught next to nothing ends with a warning, and not with what to do next."""
+
+    def test_inside_its_warm_up(self, command: Command, text_store: Path, tmp_path: Path) -> None:
+        args = ["train", "text_small", "--data", text_store, "--out", tmp_path / "run", *TINY, "--log-every", 1]
+        done = command(*args, "--max-steps", 2, "--optim.warmup-steps", 7)
+        assert done.code == 0
+        assert "warning: the run ended inside its warm-up, after 2 steps" in done.err
+        assert f"train longer (perceivers train {tmp_path}/run --resume --max-steps N)" in done.err
+        assert "model.safetensors" in done.out
+        assert "next:" not in done.out
+
+    def test_by_the_clock(self, command: Command, text_store: Path, tmp_path: Path) -> None:
+        args = ["train", "text_small", "--data", text_store, "--out", tmp_path / "run", *TINY]
+        done = command(*args, "--max-steps", 100, "--max-minutes", 1e-6, "--log-every", 50)
+        assert done.code == 0
+        assert "ended inside its warm-up, after 1 step, so the model has learned next to nothing" in done.err
+        assert "--resume --max-minutes N" in done.err
+
+    def test_before_a_line_of_its_log(self, command: Command, text_store: Path, tmp_path: Path) -> None:
+        args = ["train", "text_small", "--data", text_store, "--out", tmp_path / "run", *TINY]
+        done = command(*args, "--max-steps", 3, "--optim.warmup-steps", 0, "--log-every", 4)
+        assert "warning: the run made 3 steps, fewer than one line of its log tells of" in done.err
+        assert "next:" not in done.out
+        long = command(*args, "--max-steps", 4, "--optim.warmup-steps", 0, "--log-every", 4, "--resume")
+        assert "warning" not in long.err
+        assert "next:" in long.out
+
+
+def test_several_processes_write_no_samples(
+    command: Command, text_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said by the first one of them; a preset that samples is no mistake."""
+    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: SimpleNamespace(place=SimpleNamespace(rank=1)))
+    args = ["train", "text_small", "--data", text_store, "--out", tmp_path / "run", *TINY, "--parallel.dp", 2]
+    said = "no samples are written on the way, as 2 processes share the model"
+    monkeypatch.setenv("RANK", "0")
+    done = command(*args, "--data.batch-size", 2, "--sample-every", 1)
+    assert (done.code, said in done.err) == (0, True)
+    monkeypatch.setenv("RANK", "1")
+    assert said not in command(*args, "--data.batch-size", 2, "--sample-every", 1).err

@@ -51,7 +51,9 @@ def saved(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_read_again(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+    before = torch.get_rng_state()
     again, tokenizer = read_huggingface(saved)
+    assert torch.equal(torch.get_rng_state(), before)
     assert (again.config, tokenizer) == (CONFIG, "masked_bytes")
     before = model().state_dict()
     assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())

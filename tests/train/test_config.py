@@ -73,7 +73,6 @@ def test_runs_that_can_not_be_shared() -> None:
         (SHORT, {"dp": 2, "fsdp": 2}, {}, "batch_size=6 rows do not divide among dp=2 x fsdp=2 = 4 processes"),
         (ECPConfig(), {"cp": 2}, {}, "cp=2 cuts a Perceiver AR's context; for a 'ecp' use dp or fsdp"),
         (SHORT, {"cp": 2}, {"objective": CrossEntropy(sweep=2)}, "sweep=2 needs the context whole: set cp to 1"),
-        (SHORT, {"dp": 2}, {"sample_every": 5}, "set sample_every to 0"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainConfig(model=model, data=data, parallel=ParallelConfig(**parallel), **changes)

@@ -19,7 +19,7 @@ from perceivers.data.tokens import TokenStore
 from perceivers.evaluate.copying import score_copying
 from perceivers.hub import read_model
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
-from perceivers.train import loop, run
+from perceivers.train import clock, loop, run
 from perceivers.train.checkpoint import checkpoints
 from perceivers.train.config import CrossEntropy, OptimConfig, TrainConfig
 from perceivers.train.errors import TrainingError
@@ -262,8 +262,8 @@ def test_evaluation_at_the_end_only(tiny: Tiny, store: TokenStore, tmp_path: Pat
 @pytest.fixture
 def minute_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is a minute later each time it is read."""
-    times = iter(range(0, 10_000, 60))
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    times = iter(range(0, 10_000 * 10**9, 60 * 10**9))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic_ns=lambda: next(times)))
 
 
 def test_the_clock_ends_a_run(tiny: Tiny, store: TokenStore, tmp_path: Path, minute_clock: None) -> None:

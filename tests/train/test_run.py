@@ -21,7 +21,6 @@ from perceivers.train.data import check_store
 from perceivers.train.errors import TrainingError
 from perceivers.train.loop import train
 from perceivers.train.metrics import read_metrics
-from perceivers.train.run import check_compiler
 
 Tiny = Callable[..., TrainConfig]
 
@@ -215,13 +214,3 @@ def test_largest_positions() -> None:
     assert PerceiverARConfig(positions=TablePositions()).max_position == 4096
     assert PerceiverARConfig(positions=TablePositions(sizes=(7, 5))).max_position == 6
     assert PerceiverARConfig(positions=TablePositions(sizes=(7,)), position_source="end").max_position is None
-
-
-def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "g++-99")
-    check_compiler(torch.device("meta"))
-    monkeypatch.setattr("shutil.which", lambda name: "/bin/clang++" if name == "clang++" else None)
-    check_compiler(torch.device("cpu"))
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(ValueError, match="none of g\\+\\+-99, clang\\+\\+, cl is here: install one, or add --co"):
-        check_compiler(torch.device("cpu"))

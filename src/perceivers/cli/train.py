@@ -1,17 +1,21 @@
 """`perceivers train`: a preset or a file of settings, flags that change it, and data -> a run directory."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from perceivers.cli.console import note
+from perceivers.cli.console import note, warn
 from perceivers.cli.flags import CONFIG, HELP, parse, read_config, read_settings
 from perceivers.presets import PRESETS, preset
 from perceivers.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from perceivers.train.run import Run
 
 DESCRIPTION = """Train a model.
 
@@ -138,6 +142,8 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     store = numbered_as_before(store, init=flags.init, resumed=resumed)
     tokenizer = "copy" if store is None else store.tokenizer
     check_memory(config)
+    if config.parallel.processes > 1 and config.sample_every and os.environ.get("RANK", "0") == "0":
+        note(f"no samples are written on the way, as {config.parallel.processes} processes share the model")
     try:
         finished = train(
             config,
@@ -156,16 +162,38 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
         else:
             print("\nstopped before anything was saved", file=sys.stderr)
         return 130
-    if finished.place.rank:
-        return 0
+    if finished.place.rank == 0:
+        report(finished)
+    return 0
+
+
+def report(finished: "Run") -> None:
+    """Print what a run made and what to do next; where it made too few steps to be of use, say that."""
+    config, out = finished.config, finished.out
     state = finished.state
     print(f"{out}: {state.step:,} steps, {state.tokens:,} {config.targets}, {state.minutes:.1f} minutes")
     print(f"  {out}/model.safetensors, config.json   the model")
     print(f"  {out}/metrics.jsonl                    its numbers, step by step")
     if any((out / "samples").glob("*")):
         print(f"  {out}/samples/                         what it made on the way")
+    if (fault := too_short(finished)) is not None:
+        longer = "minutes" if config.max_minutes and state.step < config.max_steps else "steps"
+        warn(
+            f"{fault}, so the model has learned next to nothing: train longer (perceivers train {out} --resume "
+            f"--max-{longer} N), or take a smaller model or smaller batches"
+        )
+        return
     print("next:")
     print(f"  perceivers evaluate {out}")
     for line in NEXT.get(finished.tokenizer, ()):
         print(f"  {line.format(run=out)}")
-    return 0
+
+
+def too_short(finished: "Run") -> str | None:
+    """Why a run was too short to be of use; None if it was not."""
+    steps, log_every = finished.state.step, finished.config.log_every
+    if finished.reached_lr is False:
+        return f"the run ended inside its warm-up, after {steps:,} {'step' if steps == 1 else 'steps'}"
+    if steps < log_every:
+        return f"the run made {steps:,} {'step' if steps == 1 else 'steps'}, fewer than one line of its log tells of"
+    return None

@@ -18,6 +18,7 @@ from perceivers.convert.huggingface_export import config_to_huggingface
 from perceivers.convert.huggingface_names import Part, huggingface_names
 from perceivers.convert.huggingface_pictures import picture_size, reading_from_huggingface
 from perceivers.convert.parameters import check_fit
+from perceivers.device import seeded
 from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, write_config_and_weights
 from perceivers.models.feature_config import FlowFeatures, TokenFeatures
 from perceivers.models.input_config import MultimodalInputConfig
@@ -73,7 +74,8 @@ def read_huggingface(
         state = weights_from_huggingface(tensors, config)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from error
-    model = build_perceiver_io(config)
+    with seeded(0):  # weights are drawn and replaced
+        model = build_perceiver_io(config)
     model.load_state_dict(state)
     return model, reads
 

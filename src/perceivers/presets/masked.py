@@ -53,5 +53,4 @@ def masked_small() -> TrainConfig:
         eval_every=1000,
         eval_tokens=65_536,
         save_every=1000,
-        compile=True,
     )

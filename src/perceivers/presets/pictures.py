@@ -20,7 +20,6 @@ def mnist() -> TrainConfig:
         optim=_optim(lr=3e-3),
         max_steps=1_000_000,
         max_minutes=40.0,
-        compile=True,
         eval_every=2000,
         eval_tokens=5000,
         save_every=2000,
@@ -101,7 +100,6 @@ def flow_small() -> TrainConfig:
         optim=_optim(lr=1e-3),
         max_steps=1_000_000,
         max_minutes=20.0,
-        compile=True,
         eval_every=1000,
         save_every=1000,
     )
@@ -139,7 +137,6 @@ def fashion_mae() -> TrainConfig:
         optim=_optim(lr=2e-3),
         max_steps=1_000_000,
         max_minutes=18.0,
-        compile=True,
         eval_every=1000,
         eval_tokens=2000,
         save_every=1000,

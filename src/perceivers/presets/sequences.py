@@ -169,7 +169,6 @@ def _bytes(model: PerceiverARConfig | ECPConfig) -> TrainConfig:
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), schedule="cosine", warmup_steps=200),
         max_steps=100_000,
         max_minutes=30.0,
-        compile=True,
         eval_every=500,
     )
 

@@ -23,12 +23,12 @@ from perceivers.writing import new_directory, remove_directory
 
 @dataclass
 class TrainState:
-    """Where a run is. Data order, dropout and learning rate follow from `step` (and `minutes`, if a clock ends it)."""
+    """Where a run is. Data order and dropout follow from `step`; the learning rate too, or from `minutes`."""
 
     step: int = 0
     """Updates done."""
     minutes: float = 0.0
-    """Training time so far."""
+    """Time that updates took so far, a multiple of `clock.TICK`."""
     tokens: int = 0
     """Targets seen."""
     store: str = ""

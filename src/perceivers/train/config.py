@@ -134,14 +134,15 @@ class TrainConfig:
     max_steps: int = 100_000
     """Updates."""
     max_minutes: float | None = None
-    """Stop after this much training time, resumed parts counted; schedules that last to the end of the run then follow
-    the clock."""
+    """Stop after this much training time, resumed parts counted, and neither evaluation, samples nor compiling; warm-up
+    and schedules that last to the end of the run then follow the clock."""
     accumulate: int = 1
     """Batches an update."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto = bfloat16 where the machine has it in hardware."""
-    compile: bool = False
-    """Train what torch.compile makes of the model: minutes to start, then faster steps; CPUs need a C++ compiler."""
+    compile: bool | Literal["auto"] = "auto"
+    """Train what torch.compile makes of the model: minutes to start, then faster steps; CPUs need a C++ compiler. auto
+    = where it pays within the run, as far as was measured."""
     recompute: bool = False
     """Keep only what enters each layer for the backward pass and compute the rest again: less memory, more time."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -159,7 +160,7 @@ class TrainConfig:
     save_every: int = 500
     """Steps between checkpoints."""
     sample_every: int = 0
-    """Steps between samples, written to samples/; 0 = none."""
+    """Steps between samples, written to samples/; 0 = none, and several processes write none."""
     sample_tokens: int = 512
     """Tokens of a sample."""
 
@@ -214,5 +215,3 @@ def check_parallel(config: TrainConfig) -> None:
         raise ValueError(f"cp={parallel.cp} cuts a Perceiver AR's context; for a {config.model.kind!r} use dp or fsdp")
     if parallel.cp > 1 and isinstance(config.objective, CrossEntropy) and config.objective.sweep > 1:
         raise ValueError(f"sweep={config.objective.sweep} needs the context whole: set cp to 1")
-    if parallel.processes > 1 and config.sample_every:
-        raise ValueError("samples on the way need one process: set sample_every to 0")

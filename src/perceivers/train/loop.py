@@ -4,9 +4,8 @@ import errno
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,10 @@ from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from perceivers.data.loader import prefetch
-from perceivers.device import autocast
+from perceivers.device import autocast, seeded
 from perceivers.train.checkpoint import checkpoint_path
+from perceivers.train.clock import TICK
+from perceivers.train.compiled import announced, give_up, is_compiled
 from perceivers.train.config import TrainConfig
 from perceivers.train.data import Store
 from perceivers.train.errors import TrainingError
@@ -47,7 +48,8 @@ def train(
 
     Args:
         config: The run.
-        out: Run directory: config.yaml, data.json, metrics.jsonl, config.json, model.safetensors, checkpoints/.
+        out: Run directory: config.yaml, data.json, metrics.jsonl, config.json, model.safetensors, checkpoints/, and
+            clock.txt where a clock may end the run.
         store: Training data; None for the copy task, which makes its own.
         init: Directory of a saved model whose weights to start from.
         resume: Go on from the newest checkpoint in `out`; without one, start.
@@ -62,21 +64,24 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     run = start(config, out, store=store, init=init, resume=resume, tensorboard=tensorboard)
-    state = run.state
+    state, sample_every = run.state, config.sample_every if run.place.alone else 0
     batches = prefetch(lambda step: own_rows(run, step), state.step * config.accumulate)
-    started, minutes_before = time.monotonic(), state.minutes
-    with run.log or nullcontext(), closing(batches), _progress_bar(run, progress and run.log is not None) as bar:
+    with ExitStack() as stack:
+        stack.enter_context(run.log or nullcontext())
+        stack.enter_context(closing(batches))
+        bar = stack.enter_context(_progress_bar(run, progress and run.log is not None))
+        if is_compiled(run.model):
+            stack.enter_context(announced(run.clock, bar))
         try:
             while run.share_done < 1:
                 values = train_step(run, batches)
-                state.minutes = minutes_before + run.place.agreed(float(time.monotonic() - started), run.device) / 60
                 last = run.share_done >= 1
                 if run.log is not None and (last or state.step % config.log_every == 0):
                     run.log.write(state.step, values | {"minutes": state.minutes, "tokens": state.tokens})
                 _show(bar, run, values)
                 if evaluate is not None and (last or (config.eval_every and state.step % config.eval_every == 0)):
                     _look(run, evaluate, bar)
-                if sample is not None and config.sample_every and state.step % config.sample_every == 0:
+                if sample is not None and sample_every and state.step % sample_every == 0:
                     _look(run, sample, bar)
                 if last or state.step % config.save_every == 0:
                     save(run)
@@ -106,7 +111,7 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         TrainingError: The loss is not finite; nothing was updated.
     """
     config, state = run.config, run.state
-    torch.manual_seed(step_seed(config.seed, state.step, run.place.reader))
+    run.clock.start()
     group = [next(batches) for _ in range(config.accumulate)]
     own = sum(count_targets(batch, config.model, config.objective) for batch in group)  # before a GPU has them
     count = own
@@ -114,14 +119,15 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         count = round(float(total(torch.tensor(own, dtype=torch.float32, device=run.device), run.place)))
     # Gradients of several processes are averaged, and a step's are a sum over all rows.
     scale = run.place.readers / (count if config.optim.reduction == "mean" else 1)
-    losses: list[Loss] = []
-    for i, batch in enumerate(group):
-        if isinstance(run.model, FSDPModule):
-            run.model.set_requires_gradient_sync(i == len(group) - 1)
-        with autocast(run.device, config.precision):
-            loss = objective_loss(run.model, batch.to(run.device), config.objective)
-        (loss.sum * scale).backward()
-        losses.append(loss.detach())
+    try:
+        losses = _differentiate(run, group, scale)
+    except Exception as error:
+        if not (is_compiled(run.model) and run.place.alone):
+            raise
+        give_up(run.model, error)  # what failed may be the compiler; an error of another kind comes again
+        run.optimizer.zero_grad()
+        run.clock.start()
+        losses = _differentiate(run, group, scale)
     summed = sum(losses[1:], losses[0]).reduced(lambda values: total(values, run.place))
     norm, lr = clip_gradients(run.model, config.optim.max_grad_norm), run.lr
     # Read together: each number that is read waits for a GPU.
@@ -132,11 +138,27 @@ def train_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         parameters["lr"] = lr
     with interrupts_wait():
         run.optimizer.step()
+        run.reached_lr = run.warmed_up
         state.step += 1
         state.tokens += count
+        state.minutes += run.place.agreed(run.clock.read(), run.device) * TICK
     run.optimizer.zero_grad()
     values = {f"train/{name}": value / count for name, value in zip(summed.shown, shown, strict=True)}
     return values | {"train/grad_norm": grad_norm, "train/lr": lr}
+
+
+def _differentiate(run: Run, group: list[Batch], scale: float) -> list[Loss]:
+    """Losses of an update's batches; the sum of their gradients is left in the parameters."""
+    config, losses = run.config, []
+    with seeded(step_seed(config.seed, run.state.step, run.place.reader), run.device):
+        for i, batch in enumerate(group):
+            if isinstance(run.model, FSDPModule):
+                run.model.set_requires_gradient_sync(i == len(group) - 1)
+            with autocast(run.device, config.precision):
+                loss = objective_loss(run.model, batch.to(run.device), config.objective)
+            (loss.sum * scale).backward()
+            losses.append(loss.detach())
+    return losses
 
 
 def step_seed(seed: int, step: int, reader: int = 0) -> int:
@@ -210,7 +232,7 @@ def _progress_bar(run: Run, shown: bool) -> tqdm:
     return tqdm(
         disable=not shown,
         total=1.0,
-        initial=run.share_done,
+        initial=min(run.share_done, 1.0),
         desc=f"training {run.out}",
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}",
         mininterval=0.5,

@@ -48,13 +48,13 @@ class Place:
         """Which of them this is. Processes are counted by dp, then cp, then fsdp, whose traffic is the largest."""
         return self.rank // (self.config.cp * self.config.fsdp) * self.config.fsdp + self.rank % self.config.fsdp
 
-    def agreed(self, seconds: float, device: torch.device) -> float:
-        """The first process's `seconds`, so that all stop at the same step."""
+    def agreed(self, ticks: int, device: torch.device) -> int:
+        """The first process's `ticks`, so that all have the same rates and stop at the same step."""
         if self.alone:
-            return seconds
-        told = torch.tensor(seconds, dtype=torch.float32, device=device)
+            return ticks
+        told = torch.tensor(ticks, dtype=torch.int64, device=device)
         dist.broadcast(told, 0)
-        return float(told)
+        return int(told)
 
 
 def join(config: ParallelConfig, device: torch.device) -> tuple[Place, torch.device]:

@@ -104,7 +104,6 @@ def plans(config: TrainConfig, gpus: int, machine: Machine) -> Iterator[Plan]:
                         data=replace(config.data, batch_size=rows // batches),
                         accumulate=batches,
                         recompute=recompute,
-                        sample_every=0 if gpus > 1 else config.sample_every,
                     )
                     yield plan(shared, machine)
 
@@ -231,7 +230,7 @@ def plan_flags(config: TrainConfig) -> str:
     p = config.parallel
     flags = f"--parallel.dp {p.dp} --parallel.fsdp {p.fsdp} --parallel.cp {p.cp}"
     flags += f" --data.batch-size {config.data.batch_size} --accumulate {config.accumulate}"
-    return flags + (" --recompute True" if config.recompute else "") + " --sample-every 0" * (p.processes > 1)
+    return flags + (" --recompute True" if config.recompute else "")
 
 
 def _divisors(number: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 from torch import nn
 
 from perceivers.data.picture_store import PictureStore
-from perceivers.device import in_bfloat16, pick_device
+from perceivers.device import in_bfloat16, pick_device, seeded
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, write_model
 from perceivers.models.build import build
@@ -19,6 +18,8 @@ from perceivers.models.recompute import recompute_layers
 from perceivers.picture_reading import PictureReading
 from perceivers.records import to_dict
 from perceivers.train.checkpoint import TrainState, checkpoints, load_checkpoint, optimizer_tensors, save_checkpoint
+from perceivers.train.clock import Clock
+from perceivers.train.compiled import compile_model, pays
 from perceivers.train.config import TrainConfig
 from perceivers.train.data import Loader, Store, training_data
 from perceivers.train.data_record import record_data
@@ -28,6 +29,9 @@ from perceivers.train.optim import build_optimizer, learning_rate, warmed_up
 from perceivers.train.parallel import Place, fill, join, share, whole
 from perceivers.train.pictures import check_scale, numbered_as_before, reading_of
 from perceivers.writing import Lock, finish_files, write_text
+
+CLOCK = "clock.txt"
+"""What a run's clock said, if one may end it."""
 
 
 @dataclass
@@ -45,8 +49,11 @@ class Run:
     """None where another process writes it."""
     device: torch.device
     place: Place
+    clock: Clock
     pictures: PictureReading | None = None
     """How it reads pictures, for whoever loads the model; None where it reads others."""
+    reached_lr: bool | None = None
+    """Whether the last update was made after warm-up; None before there was one."""
 
     @property
     def share_done(self) -> float:
@@ -64,8 +71,8 @@ class Run:
 
     @property
     def warmed_up(self) -> bool:
-        """Whether an update was made at the full learning rate."""
-        return warmed_up(self.config.optim, self.state.step - 1, done=self._clocked) >= 1
+        """Whether the next update comes after warm-up."""
+        return warmed_up(self.config.optim, self.state.step, done=self._clocked) >= 1
 
     @property
     def _clocked(self) -> float | None:
@@ -127,18 +134,19 @@ def _start(
             )
     pictures = reading_of(config, store.classes if isinstance(store, PictureStore) else None)
     if place.rank:
-        return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place, pictures)
+        return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place, Clock(None), pictures)
     write_text(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     if store is not None:
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard, held=held)
-    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place, pictures)
+    clock = Clock(out / CLOCK if config.max_minutes else None, step=state.step, resume=resume)
+    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place, clock, pictures)
 
 
 def _first_model(config: TrainConfig, tokenizer: str, init: Path | None) -> nn.Module:
     """The model that training starts from."""
-    torch.manual_seed(config.seed)
-    model = build(config.model)
+    with seeded(config.seed):
+        model = build(config.model)
     if init is not None:
         initial, initial_tokenizer = open_model(init)
         if initial_tokenizer != tokenizer:
@@ -159,27 +167,12 @@ def _own_model(config: TrainConfig, whole: nn.Module | None, place: Place, devic
     model.train()
     if config.recompute:
         recompute_layers(model)
-    if config.compile:
-        check_compiler(device)
-        model.compile()
+    if pays(config):
+        compile_model(model, device)
     if not place.alone:
         share(model, place, device, bfloat16=in_bfloat16(device, config.precision))
         fill(model, whole, device)
     return model
-
-
-def check_compiler(device: torch.device) -> None:
-    """Check that `torch.compile` finds what it needs on a CPU.
-
-    Raises:
-        ValueError: There is no C++ compiler.
-    """
-    known = (os.environ.get("CXX") or "g++", "clang++", "cl")
-    if device.type == "cpu" and not any(shutil.which(name) for name in known):
-        raise ValueError(
-            f"--compile needs a C++ compiler, and none of {', '.join(known)} is here: "
-            "install one, or add --compile False"
-        )
 
 
 def save(run: Run) -> None:
