@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perceivers.models.ecp_config import ECPConfig
+from perceivers.models.misuse import check_config
 from perceivers.nn.attention import attend
 from perceivers.nn.blocks import FeedForward
 from perceivers.nn.dropout import Dropout
@@ -39,6 +40,7 @@ class ECP(nn.Module):
 
     def __init__(self, config: ECPConfig) -> None:
         super().__init__()
+        check_config(self, config, ECPConfig)
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(ECPLayer(config, attention(config, i)) for i in range(config.depth))

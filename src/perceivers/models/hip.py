@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.hip_groups import GroupLayout
+from perceivers.models.misuse import check_config
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock
 from perceivers.nn.initial import variance_scaling
 from perceivers.nn.linear import Linear
@@ -36,6 +37,7 @@ class HiP(nn.Module):
 
     def __init__(self, config: HiPConfig) -> None:
         super().__init__()
+        check_config(self, config, HiPConfig)
         self.config = config
         self.modalities = nn.ModuleDict()
         label_dim = config.input_dim(config.processor)

@@ -12,6 +12,7 @@ from einops import reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from perceivers.models.misuse import check_config
 from perceivers.models.perceiver_ar_config import (
     InputQueries,
     LearnedQueries,
@@ -37,6 +38,7 @@ class PerceiverAR(nn.Module):
 
     def __init__(self, config: PerceiverARConfig) -> None:
         super().__init__()
+        check_config(self, config, PerceiverARConfig)
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.position_tables = position_tables(config)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perceivers.models.inputs import InputTokens, build_input
+from perceivers.models.misuse import check_parts
 from perceivers.models.output_config import AverageOutputConfig, MultimodalOutputConfig
 from perceivers.models.outputs import AverageOutput, MultimodalOutput, Output, QueryOutput
 from perceivers.models.perceiver import Encoder
@@ -36,10 +37,14 @@ class PerceiverIO(nn.Module):
         input: Turns an input into `InputTokens`.
         encoder: Turns tokens (and a mask) into latents.
         output: Turns latents, and perhaps the `InputTokens`, into results.
+
+    Raises:
+        TypeError: One of them is a configuration, of which `build_perceiver_io` makes the model.
     """
 
     def __init__(self, *, input: nn.Module, encoder: nn.Module, output: nn.Module) -> None:
         super().__init__()
+        check_parts(self, input=input, encoder=encoder, output=output)
         self.config: PerceiverIOConfig | None = None
         """What `build_perceiver_io` made it of; None where the parts were put together by hand."""
         self.input = input
