@@ -1,13 +1,13 @@
 """What is between a picture file and a model's numbers, and what its numbers are called. Imports no torch."""
 
-import math
-from dataclasses import dataclass
 from typing import Literal
+
+from perceivers.records import record
 
 __all__ = ["PictureReading"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PictureReading:
     """How a model wants pictures; the defaults are what training here does."""
 
@@ -30,9 +30,9 @@ class PictureReading:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(f"mean={self.mean} and std={self.std} must have one number for all channels, or one each")
-        if not all(map(math.isfinite, self.mean)) or not all(0 < one < math.inf for one in self.std):
-            raise ValueError(f"mean={self.mean}, std={self.std} must be finite, and std above 0")
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std} must be above 0")
         if not all(0 < share <= 1 for share in self.crop):
             raise ValueError(f"crop={self.crop} must be shares of the shorter side, above 0 and at most 1")
-        if not 0 < self.flow_pixels < math.inf:
+        if self.flow_pixels <= 0:
             raise ValueError(f"flow_pixels={self.flow_pixels} must be above 0")

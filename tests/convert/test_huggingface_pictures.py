@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from perceivers.convert.huggingface_pictures import class_names, picture_size, reading_from_huggingface
+from perceivers.convert.huggingface_config import config_from_huggingface
+from perceivers.convert.huggingface_pictures import (
+    class_names,
+    entries_of_reading,
+    picture_size,
+    processor_of_reading,
+    reading_from_huggingface,
+)
 from perceivers.picture_reading import PictureReading
 
 CLASSIFIER = {"architectures": ["PerceiverForImageClassificationFourier"], "id2label": {"1": "dog", "0": "cat"}}
@@ -62,13 +69,41 @@ def test_flow_says_what_makes_it_pixels(tmp_path: Path) -> None:
         ({"size": 7, "crop_size": 5}, "size=7 x 7 is larger than crop_size=5 x 5"),
         ({"resample": 9}, "resample=9 is not one of Pillow's numbers"),
         ({"image_mean": [0.5], "image_std": [0.5, 0.5]}, "must have as many numbers"),
-        ({"image_mean": 0, "image_std": 0}, "std above 0"),
+        ({"image_mean": 0, "image_std": 0}, "must be above 0"),
         ([1], "it must hold entries by name"),
     ],
 )
 def test_what_is_not_done_is_refused_by_name(values: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"preprocessor_config\.json: .*{message}"):
         reading_from_huggingface(written(tmp_path, values), CLASSIFIER)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    """Of the classifier of transformers that takes any size."""
+    model = {"architectures": ["PerceiverForImageClassificationFourier"], "num_cross_attention_heads": 1}
+    config = config_from_huggingface(model | {"num_labels": 3}, size=(7, 7))
+    readings = [
+        PictureReading(classes=("a", "b", "c")),
+        PictureReading(mean=(0.5, 0.25, 0.125), std=(1.0, 2.0, 3.0), fit="stretch", resample="bilinear"),
+        PictureReading(fit="crop", crop=(7 / 8, 7 / 11)),
+    ]
+    for reading in readings:
+        written(tmp_path, processor_of_reading(reading, config))
+        again = reading_from_huggingface(tmp_path, model | entries_of_reading(reading, config))
+        assert again.classes == reading.classes
+        assert (again.resample, again.crop) == (reading.resample, reading.crop)
+        assert again.mean == pytest.approx(reading.mean * (3 // len(reading.mean)))
+        assert again.std == pytest.approx(reading.std * (3 // len(reading.std)))
+        assert again.fit == {"cover": "crop"}.get(reading.fit, reading.fit)
+    assert processor_of_reading(PictureReading(), config_from_huggingface(model, size=(5, 7))) is None
+
+
+def test_flow_in_pixels_is_not_multiplied_again(tmp_path: Path) -> None:
+    values = {"architectures": ["PerceiverForOpticalFlow"], "num_cross_attention_heads": 1}
+    for scale, pixels in ((0.2, 1.0), (0.01, 20.0)):
+        config = config_from_huggingface(values, flow_scale=scale)
+        entries = entries_of_reading(PictureReading(flow_pixels=pixels), config)
+        assert reading_from_huggingface(tmp_path, values | entries).flow_pixels == pytest.approx(pixels)
 
 
 def test_names_are_numbered_without_a_gap() -> None:

@@ -1,6 +1,7 @@
 """Perceivers of transformers: stored numbers of its models, and, where it is installed, models handed to and fro."""
 
 import dataclasses
+import importlib
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,9 @@ import perceivers
 from perceivers.convert.huggingface import read_huggingface, weights_from_huggingface, write_huggingface
 from perceivers.convert.huggingface_config import ARCHITECTURES, config_from_huggingface
 from perceivers.convert.huggingface_export import config_to_huggingface
+from perceivers.convert.huggingface_pictures import picture_size, reading_from_huggingface
+from perceivers.data.picture_files import fitted
+from perceivers.data.picture_loader import scaled
 from perceivers.data.text import (
     PERCEIVER_MASK,
     PERCEIVER_PAD,
@@ -265,6 +269,33 @@ def small(config: PerceiverIOConfig) -> PerceiverIOConfig:
     if isinstance(config.output, QueryOutputConfig) and isinstance(config.output.head, GridHead):
         output = dataclasses.replace(output, head=GridHead(shape=(5, 7), scale=config.output.head.scale))
     return PerceiverIOConfig(input=there.input, encoder=encoder, output=output)
+
+
+PROCESSORS: list[dict[str, Any]] = [
+    {},
+    {"size": {"height": 20, "width": 24}, "crop_size": {"height": 25, "width": 25}},
+    {"do_center_crop": False, "resample": 2, "size": {"height": 9, "width": 14}},
+    {"image_mean": [0.5, 0.25, 0.75], "image_std": [0.5, 0.25, 1.0], "rescale_factor": 1 / 127.5},
+    {"do_normalize": False, "do_rescale": False},
+]
+
+
+@pytest.mark.parametrize("options", PROCESSORS, ids=["default", "crop", "stretch", "numbers", "bytes"])
+@pytest.mark.parametrize("size", [(61, 47), (30, 90)])
+def test_pictures_are_read_as_its_processor_reads_them(
+    options: dict[str, Any], size: tuple[int, int], transformers: ModuleType, tmp_path: Path
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pil = importlib.import_module("transformers.models.perceiver.image_processing_pil_perceiver")
+    processor = pil.PerceiverImageProcessorPil(**options)
+    processor.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    theirs = processor(image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    reading = reading_from_huggingface(tmp_path, {"architectures": ["PerceiverForImageClassificationFourier"]})
+    rows_columns = picture_size(tmp_path)
+    assert rows_columns is not None
+    ours = scaled(fitted(pixels, rows_columns, channels=3, reading=reading), mean=reading.mean, std=reading.std)
+    np.testing.assert_allclose(ours.movedim(-1, 0).numpy(), theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_tokenizer_of_transformers(transformers: ModuleType) -> None:

@@ -144,7 +144,8 @@ def _to_huggingface(kind: str, args: Sequence[str]) -> int:
     from perceivers.convert.huggingface import write_huggingface
     from perceivers.generate.loaded import load
 
-    values = write_huggingface(load(flags.run).model, flags.out)
+    loaded = load(flags.run)
+    values = write_huggingface(loaded.model, flags.out, loaded.pictures)
     name = values["architectures"][0]
     print(f"{flags.out}: a {name} of transformers")
     print(f"next: transformers.{name}.from_pretrained({str(flags.out)!r}) in Python")

@@ -16,17 +16,22 @@ from torch import Tensor, nn
 from perceivers.convert.huggingface_config import FLOW_SCALE, MODEL_TYPE, SIZE, config_from_huggingface
 from perceivers.convert.huggingface_export import config_to_huggingface
 from perceivers.convert.huggingface_names import Part, huggingface_names
-from perceivers.convert.huggingface_pictures import picture_size, reading_from_huggingface
+from perceivers.convert.huggingface_pictures import (
+    entries_of_reading,
+    picture_size,
+    processor_of_reading,
+    reading_from_huggingface,
+)
 from perceivers.convert.parameters import check_fit
 from perceivers.device import seeded
-from perceivers.hub import CONFIG, OLD_WEIGHTS, WEIGHTS, read_tensors, write_config_and_weights
+from perceivers.hub import CONFIG, OLD_WEIGHTS, PREPROCESSOR, WEIGHTS, read_tensors, write_config_and_weights
 from perceivers.models.feature_config import FlowFeatures, TokenFeatures
 from perceivers.models.input_config import MultimodalInputConfig
 from perceivers.models.output_config import GridHead, TiedHead
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
 from perceivers.picture_reading import PictureReading
-from perceivers.writing import Lock, finish_files
+from perceivers.writing import Lock, finish_files, write_text
 
 __all__ = [
     "is_huggingface",
@@ -199,12 +204,15 @@ def _their_shapes(
     }
 
 
-def write_huggingface(model: nn.Module, directory: Path) -> dict[str, Any]:
+def write_huggingface(model: nn.Module, directory: Path, pictures: PictureReading | None = None) -> dict[str, Any]:
     """Write config.json and model.safetensors, from which transformers' class opens the model; returns the config.
+
+    Of a classifier of colour pictures also preprocessor_config.json, where transformers can read pictures as it does.
 
     Args:
         model: Made of a `PerceiverIOConfig`.
         directory: Made if it is not there.
+        pictures: How it reads pictures, and what its classes are called; None for what training here does.
 
     Raises:
         ValueError: No class of transformers is this model.
@@ -216,8 +224,11 @@ def write_huggingface(model: nn.Module, directory: Path) -> dict[str, Any]:
         raise ValueError(
             f"transformers has Perceiver and Perceiver IO, but no {getattr(config, 'kind', 'such model')!r}"
         )
-    values = config_to_huggingface(config)
+    pictures = pictures or PictureReading()
+    values = config_to_huggingface(config) | entries_of_reading(pictures, config)
     tensors = weights_to_huggingface(model.state_dict(), config)
     with Lock.of_directory(directory):
         write_config_and_weights(values, tensors, directory)
+        if (processor := processor_of_reading(pictures, config)) is not None:
+            write_text(directory / PREPROCESSOR, json.dumps(processor, indent=2) + "\n")
     return values

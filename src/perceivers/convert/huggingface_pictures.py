@@ -10,12 +10,18 @@ from typing import Any, Literal
 
 from perceivers.convert.huggingface_config import FLOW_SCALE
 from perceivers.hub import PREPROCESSOR
+from perceivers.models.feature_config import Conv1x1Features, ConvFeatures, PixelFeatures
+from perceivers.models.input_config import InputConfig
+from perceivers.models.output_config import ClassHead, GridHead, QueryOutputConfig
+from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.picture_reading import PictureReading
 
-__all__ = ["class_names", "picture_size", "reading_from_huggingface"]
+__all__ = ["class_names", "entries_of_reading", "picture_size", "processor_of_reading", "reading_from_huggingface"]
 
 PROCESSORS = ("PerceiverImageProcessor", "PerceiverImageProcessorFast", "PerceiverImageProcessorPil")
 OLD_PROCESSORS = ("PerceiverFeatureExtractor",)
+FLOW_PIXELS = "flow_pixels"
+"""Entry of a config.json written here: what makes that model's flow pixels, where it is not the official factor."""
 PIXELS = 20 / 100
 """What the official notebook multiplies optical flow with, which makes it pixels."""
 
@@ -59,13 +65,53 @@ def reading_from_huggingface(
     """
     names = class_names(values)
     if "PerceiverForOpticalFlow" in (values.get("architectures") or ()):
-        return PictureReading(classes=names, flow_pixels=PIXELS / flow_scale)
+        pixels = float(values.get(FLOW_PIXELS, PIXELS / FLOW_SCALE))
+        return PictureReading(classes=names, flow_pixels=pixels * FLOW_SCALE / flow_scale)
     if not any("ImageClassification" in name for name in values.get("architectures") or ()):
         return PictureReading(classes=names)
     try:
         return _reading(_entries(directory), names)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{directory / PREPROCESSOR}: {error}") from error
+
+
+def entries_of_reading(reading: PictureReading, config: PerceiverIOConfig) -> dict[str, Any]:
+    """What config.json says of classes and of flow: names, and what makes flow pixels, which transformers hands on."""
+    match config.output:
+        case QueryOutputConfig(head=ClassHead(classes=None), channels=int(count)):
+            if reading.classes is not None and len(reading.classes) == count:
+                names = list(enumerate(reading.classes))
+                return {"id2label": {str(i): name for i, name in names}, "label2id": {name: i for i, name in names}}
+        case QueryOutputConfig(head=GridHead()):
+            return {FLOW_PIXELS: reading.flow_pixels}
+    return {}
+
+
+def processor_of_reading(reading: PictureReading, config: PerceiverIOConfig) -> dict[str, Any] | None:
+    """preprocessor_config.json for a classifier of colour pictures; None for others, or where transformers can't."""
+    features = config.input.features if isinstance(config.input, InputConfig) else None
+    if not isinstance(features, PixelFeatures | Conv1x1Features | ConvFeatures) or features.shape[2:] != (3,):
+        return None
+    size = features.shape[:2]
+    shares = reading.crop
+    if reading.fit == "cover":  # its crop of the shorter side has the proportions of a square alone
+        if size[0] != size[1]:
+            return None
+        shares = (1.0, 1.0)
+    sides = {"height": size[0], "width": size[1]}
+    return {
+        "image_processor_type": PROCESSORS[0],
+        "do_center_crop": reading.fit != "stretch",
+        "crop_size": {name: round(side / share) for (name, side), share in zip(sides.items(), shares, strict=True)},
+        "do_resize": True,
+        "size": sides,
+        "resample": _RESAMPLE.index(reading.resample),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(reading.mean) * (3 // len(reading.mean)),
+        "image_std": list(reading.std) * (3 // len(reading.std)),
+    }
 
 
 def picture_size(directory: Path) -> tuple[int, int] | None:
