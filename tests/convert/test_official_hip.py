@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -130,3 +131,23 @@ def test_conversion_keeps_the_precision_of_the_file() -> None:
     config = config_from_official("HiP", MINI, DATA)
     params = {name: value.astype(np.float64) for name, value in official(config).items()}
     assert convert_params(params, config)["head.norm.weight"].dtype == torch.float64
+
+
+def test_a_class_bottleneck_without_its_labels_has_other_names() -> None:
+    """As the official test has it: labels of data sets that are not there."""
+    config = config_from_official("HiPClassBottleneck", MINI | {"label_modalities": ["elsewhere"]}, DATA)
+    assert config.label_modalities == ()
+    params = official(config)
+    plain = convert_params(params, config)
+    renamed = {}
+    for name, value in params.items():
+        name = name.replace("/block_", "/perceiver_block_").replace("/reconstruction_head/", "/reconstruction_head_1/")
+        renamed[name] = value
+    assert renamed.keys() != params.keys()
+    assert all(torch.equal(value, plain[name]) for name, value in convert_params(renamed, config).items())
+
+
+def test_another_activation_has_no_official_weights() -> None:
+    config = dataclasses.replace(config_from_official("HiP", MINI, DATA), activation="gelu_tanh")
+    with pytest.raises(ValueError, match="activation='gelu_tanh': the official code has 'sq_relu' alone"):
+        convert_params({}, config)

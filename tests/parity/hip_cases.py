@@ -23,7 +23,7 @@ from perceivers.convert.official_hip import (
     official_names,
     self_attention_names,
 )
-from perceivers.models.hip import ACTIVATION, HiP, HiPBlock, pack, read_groups, regroup, unpack
+from perceivers.models.hip import HiP, HiPBlock, pack, read_groups, regroup, unpack
 from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.hip_groups import GroupLayout, group_layout
 from perceivers.nn.attention import Backend
@@ -130,15 +130,16 @@ def model_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
         assert drawn.shape == chosen.shape
     with recorded(model) as calls:
         outputs = model(inputs, chosen=chosen)
-    prefix = "perceiver_block" if config.label_modalities else "block"
+    bottleneck = case.info["config"]["class"] == "HiPClassBottleneck"
+    prefix = "perceiver_block" if bottleneck else "block"
     for i in range(len(model.blocks)):
         results[f"{prefix}_{i}"] = calls[f"blocks.{i}"][0][1]
     groups = config.groups[0]
     results["grouped_inputs"] = calls["blocks.0"][0][0][0]
     results["grouped_mae_query"] = calls["head"][0][0][0].unflatten(0, (-1, groups))
-    grouped = {"head": "grouped_reconstruction_head"}
+    grouped = {"head": "grouped_reconstruction_head_1" if bottleneck else "grouped_reconstruction_head"}
     if config.label_modalities:
-        grouped = {"head": "grouped_reconstruction_head_1", "label_head": "grouped_reconstruction_head"}
+        grouped["label_head"] = "grouped_reconstruction_head"
     for ours, official in grouped.items():
         # Of several labels, which share a head, the first one's is stored.
         results[official] = calls[ours][0][1].unflatten(0, (-1, groups if ours == "head" else 1))
@@ -198,7 +199,7 @@ def unit_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
         lat.shape[-1],
         heads=options["num_heads"],
         widening=options["widening_factor"],
-        activation=ACTIVATION,
+        activation="sq_relu",  # as in the reference: whatever `activation_name` says
         backend=backend,
     )
     load(layer, case, self_attention_names("", "self_attention"), dtype)
@@ -224,7 +225,7 @@ def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend)
             heads=options["num_heads"],
             inner_dim=lat.shape[-1],
             widening=options["widening_factor"],
-            activation=ACTIVATION,
+            activation="sq_relu",  # as in the reference: whatever `activation_name` says
             query_residual=options.get("use_post_attention_residual", False),
             zero_empty=True,
             backend=backend,

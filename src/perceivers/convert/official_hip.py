@@ -95,11 +95,18 @@ def convert_params(params: Mapping[str, np.ndarray], config: HiPConfig) -> dict[
     """
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in HiP(config).state_dict().items()}
-    return joined(params, official_names(config), shapes)
+    if config.activation != "sq_relu":
+        raise ValueError(f"activation={config.activation!r}: the official code has 'sq_relu' alone")
+    bottleneck = any("/perceiver_block_" in name for name in params)
+    return joined(params, official_names(config, bottleneck=bottleneck), shapes)
 
 
-def official_names(config: HiPConfig) -> Names:
-    """For each name of our `state_dict` the official parameters that it is made of, joined along the first axis."""
+def official_names(config: HiPConfig, *, bottleneck: bool = False) -> Names:
+    """For each name of our `state_dict` the official parameters that it is made of, joined along the first axis.
+
+    Those of a `HiPClassBottleneck` are called otherwise, also where none of its labels is there (`bottleneck`).
+    """
+    bottleneck = bottleneck or bool(config.label_modalities)
     root = "perceiver"
     names: Names = {}
     for data_set in config.data_sets:
@@ -115,10 +122,10 @@ def official_names(config: HiPConfig) -> Names:
             projection = numbered("position_encoding_linear", i)
             names[f"position_projections.{i}.weight"] = (f"{root}/position_encoder/{projection}/w",)
     for i in range(len(config.groups)):
-        prefix = "perceiver_block" if config.label_modalities else "block"
+        prefix = "perceiver_block" if bottleneck else "block"
         names |= block_names(f"blocks.{i}", f"{root}/{prefix}_{i}", config, i)
-    heads = ["label_head", "head"] if config.label_modalities else ["head"]
-    for i, head in enumerate(heads):
+    heads = {"head": int(bottleneck)} | ({"label_head": 0} if config.label_modalities else {})
+    for head, i in heads.items():
         names |= cross_attention_names(head, f"{root}/{numbered('reconstruction_head', i)}/hi_p_cross_attention")
     return names
 
