@@ -45,9 +45,24 @@ def test_music_has_no_bytes(command: Command, music_run: Path) -> None:
     assert "2 documents, 46 events with their ends\n" in done.out
 
 
+def test_models_that_count_beside_it(command: Command, music_run: Path) -> None:
+    result = json.loads(command("evaluate", music_run, "--baselines", "--json").out)
+    names = [beside["name"] for beside in result["baselines"]]
+    assert names[0] == "unigram"
+    assert names[1].endswith("-gram")
+    assert names[2] == "mixing counter"
+    for beside in result["baselines"]:
+        fewer = 100 * (1 - result["nats_per_token"] / beside["nats_per_token"])
+        assert beside["percent_fewer"] == pytest.approx(fewer, rel=1e-4)
+    done = command("evaluate", music_run, "--baselines")
+    assert f"nats a token of the {names[1]}" in done.out
+    assert "the model needs " in done.out
+
+
 def test_one_document_says_nothing_of_others(command: Command, text_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "texts/test").mkdir(parents=True)
-    (tmp_path / "texts/test/a.txt").write_text("some held-out words")
+    for split in ("train", "test"):
+        (tmp_path / "texts" / split).mkdir(parents=True)
+        (tmp_path / "texts" / split / f"{split}.txt").write_text(f"some {split} words"[:19].ljust(19, "."))
     assert command("prepare", "text", tmp_path / "texts", "--out", tmp_path / "store").code == 0
     args = ["evaluate", text_run, "--data", tmp_path / "store"]
     assert json.loads(command(*args, "--json").out)["nats_per_token_95"] is None

@@ -15,6 +15,7 @@ from perceivers.data.config import CopyConfig
 from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
+    from perceivers.data.tokens import TokenStore
     from perceivers.evaluate.copying import Copying
     from perceivers.evaluate.likelihood import Likelihood
     from perceivers.generate.loaded import Loaded
@@ -48,6 +49,9 @@ class EvaluateFlags:
     """Next tokens only: tokens scored a window, at most the latents; None = as many (ECP, which has none: half of its
     input). Fewer is
     slower; each token then has more context and latents before it."""
+    baselines: bool = False
+    """Next tokens only: also score models that count the train split: n-grams, for music also a mixing counter. Takes
+    minutes and gigabytes for large stores."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of matrix products."""
     device: str = "auto"
@@ -98,7 +102,23 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
         progress=not flags.json,
     )
     data = {"data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
-    return {"run": flags.run, **data, "tokenizer": loaded.tokenizer, **numbers(likelihood, loaded.tokenizer)}
+    result = {"run": flags.run, **data, "tokenizer": loaded.tokenizer, **numbers(likelihood, loaded.tokenizer)}
+    return result | (_baselines(store, flags.split, likelihood) if flags.baselines else {})
+
+
+def _baselines(store: "TokenStore", split: str, likelihood: "Likelihood") -> dict[str, Any]:
+    """Models that count, on the same tokens, and how many percent fewer nats the model needs than each."""
+    from perceivers.evaluate.baselines import score_baselines
+    from perceivers.evaluate.bootstrap import paired_bootstrap
+
+    rows = []
+    for name, nats in score_baselines(store, split).items():
+        fewer = paired_bootstrap(likelihood.nats, nats, likelihood.tokens).percent_fewer
+        mean = float(nats.sum() / likelihood.tokens.sum())
+        rows.append(
+            {"name": name, "nats_per_token": mean, "percent_fewer": fewer.value, "percent_fewer_95": fewer.ends}
+        )
+    return {"baselines": rows}
 
 
 def numbers(likelihood: "Likelihood", tokenizer: str) -> dict[str, Any]:
@@ -192,6 +212,11 @@ def report(result: dict[str, Any]) -> str:
         ("perplexity a token", f"{result['perplexity']:.3f}", ""),
         ("most likely token is right", f"{result['accuracy']:.2%}", ""),
     ]
+    for beside in result.get("baselines", ()):
+        fewer = f"the model needs {beside['percent_fewer']:.1f} % fewer"
+        if ends := beside["percent_fewer_95"]:
+            fewer += f" (95 %: {ends[0]:.1f} to {ends[1]:.1f})"
+        rows.append((f"nats a token of the {beside['name']}", f"{beside['nats_per_token']:.4f}", fewer))
     if "bits_per_byte" in result:
         rows.insert(2, ("bits a byte", f"{result['bits_per_byte']:.4f}", "ends of documents included"))
     edges = [bucket["from"] for bucket in result["by_position"]]
