@@ -12,8 +12,8 @@ from perceivers.evaluate.ngram import Unigram, choose_order
 
 __all__ = ["score_baselines"]
 
-COUNTED = 1_000_000
-"""A mixing counter reads about so many events of the training split, in documents spread evenly: some two minutes."""
+COUNTED = 500_000
+"""A mixing counter reads about so many events of the training split, in documents spread evenly: a minute or two."""
 
 
 def score_baselines(store: TokenStore, split: str) -> dict[str, Float[np.ndarray, " documents"]]:

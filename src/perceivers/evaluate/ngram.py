@@ -100,6 +100,8 @@ class KneserNey:
         for length, level in enumerate(self.levels):
             # The symbol before a place stands at the place's number in the stream, which begins with the SOS.
             chosen = np.flatnonzero((seen >= length) | (seen > places))
+            if not len(chosen):
+                break
             result[chosen] = level.predict(lookup.at[places[chosen]], result[chosen])
             lookup = lookup.extend(level)
         return result
