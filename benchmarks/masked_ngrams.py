@@ -5,7 +5,8 @@ More arguments: the split (test), and what is masked (words or bytes; what the r
 Prints bits a masked byte with 95 % intervals by bootstrap over documents. The n-grams are modified Kneser-Ney, counted
 on the whole train split, with the n that predicts the validation split best. One sees the true bytes to the left, even
 those that are hidden from the model, and nothing that comes after. Of the two-sided one, two n-grams read the visible
-bytes on both sides, and the weights of what they say are chosen on the validation split. 25 MB of text take 4 GB and some minutes.
+bytes on both sides, and the weights of what they say are chosen on the validation split. 25 MB of text take 4 GB and
+some minutes.
 """
 
 import sys
