@@ -112,11 +112,12 @@ def test_negative_positions_are_for_rotary_ones() -> None:
 def test_scheduling_disappears_but_head_groups_with_partly_turned_heads() -> None:
     chunks = {"chunked_cross_attention": True, "chunked_cross_key_size": 8, "chunked_cross_query_size": 4}
     assert official(**chunks) == official()
-    heads = {"num_cross_attend_heads": 4, "cross_attention_head_group_size": 2}
-    assert official(**heads) == official(num_cross_attend_heads=4)
+    four = {"num_cross_attend_heads": 4, "fraction_to_rotate": 0.5}
+    heads = four | {"cross_attention_head_group_size": 2}
+    assert official(**heads) == official(**four)
     partly = official(**heads, fraction_heads_to_rotate=0.5)
     assert partly.positions == RotaryPositions(
-        channel_share=0.25, head_share=0.5, cross_head_groups=2, max_wavelength=31
+        channel_share=0.5, head_share=0.5, cross_head_groups=2, max_wavelength=31
     )
 
 

@@ -348,7 +348,11 @@ def test_nothing_is_dropped_in_evaluation(share: str) -> None:
     [
         ({}, {"num_latents": 0}, r"num_latents=0 must lie in 1\.\.13, the length of the input"),
         ({}, {"num_latents": 14}, r"num_latents=14 must lie in 1\.\.13"),
-        ({}, {"positions": None}, r"this model takes positions from the data .* pass positions="),
+        (
+            {"positions": TablePositions(sizes=(7, 5))},
+            {"positions": None},
+            r"this model takes positions from the data, and those of 2 axes can't be counted: pass positions= \[batch",
+        ),
         ({}, {"positions": torch.ones(1, 13, 3, dtype=torch.long)}, "positions have 3 axes, but the model has 1"),
         (
             {"positions": TablePositions(sizes=(7, 5))},
@@ -366,6 +370,19 @@ def test_errors(options: dict[str, Any], change: dict[str, Any], message: str) -
     with pytest.raises(ValueError, match=message) as caught:
         tiny(**options)(**rows([SEQ_LEN]) | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lengths", [None, [13, 7]])
+def test_positions_of_one_axis_count_from_one_where_none_are_given(lengths: list[int] | None) -> None:
+    for options in ({}, {"positions": TablePositions(table="random")}, {"vocab_size": 7}):
+        model = tiny(**options)
+        given: dict[str, Any] = rows([13, 13])
+        given["tokens"] = given["tokens"] % model.config.vocab_size
+        given["lengths"] = None if lengths is None else torch.tensor(lengths)
+        counted = torch.arange(1, 14)[None, :, None].expand(2, -1, -1)
+        expected = model(**given | {"positions": counted})
+        assert torch.equal(model(**given | {"positions": None}), expected)
+        assert not torch.allclose(model(**given | {"positions": counted * 2 % 13}), expected)
 
 
 def test_of_several_tables_the_first_is_counted_from_the_end() -> None:

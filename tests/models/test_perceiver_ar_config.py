@@ -38,6 +38,12 @@ SMALL: dict[str, Any] = {"max_seq_len": 11, "num_latents": 5, "dim": 14, "depth"
             {"positions": TablePositions(sizes=(5, 7)), "position_source": "start"},
             "positions of several axes come from the data",
         ),
+        (
+            {"positions": RotaryPositions(channel_share=0.2)},
+            "no channel of the cross-attend turns, so the prefix's positions would change nothing: channel_share=0.2 ",
+        ),
+        ({"positions": RotaryPositions(head_share=0.4)}, "no head of the cross-attend turns, .* head_share=0.4 of 2 "),
+        ({"positions": RotaryPositions(head_share=0.0)}, "no head of the cross-attend turns"),
         ({"positions": RotaryPositions(cross_head_groups=3)}, "cross_head_groups=3 must divide cross_heads=2"),
     ],
 )

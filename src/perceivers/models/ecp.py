@@ -21,6 +21,7 @@ from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.misuse import check_config
 from perceivers.nn.attention import attend
 from perceivers.nn.blocks import FeedForward
+from perceivers.nn.checks import check_ids, check_lengths, check_tensor
 from perceivers.nn.dropout import Dropout
 from perceivers.nn.initial import truncated_normal, variance_scaling
 from perceivers.nn.linear import Linear
@@ -83,10 +84,12 @@ class ECP(nn.Module):
             project: Give logits; otherwise what the output layer `logits` makes them of.
 
         Raises:
-            ValueError: More tokens than max_seq_len, or more latents than configured, of pattern compressed.
+            ValueError: A tensor of another shape or kind; unknown ids or lengths beyond a row (looked at on a CPU
+                alone); more tokens than max_seq_len, or more latents than configured, of pattern compressed.
         """
-        del positions
         rows = self.states(tokens, lengths=lengths, num_latents=num_latents)
+        if positions is not None:
+            check_tensor("positions", positions, "integers", (*tokens.shape, None))
         if self.config.pattern != "ecp" or num_latents is not None:
             if self.config.pattern == "ecp" and lengths is not None:
                 rows = align_right(rows, lengths)
@@ -102,6 +105,9 @@ class ECP(nn.Module):
     ) -> Float[Tensor, "batch n dim"]:
         """What the last layer gives, context included; rows are right-aligned in all patterns but ecp."""
         config = self.config
+        check_ids(tokens, config.vocab_size)
+        if lengths is not None:
+            check_lengths(lengths, *tokens.shape)
         latents = self._num_latents(tokens.shape[1], num_latents)
         if config.pattern == "compressed" and tokens.shape[1] < config.max_seq_len:
             # Its weights belong to places of a full context.
@@ -138,6 +144,8 @@ class ECP(nn.Module):
 
     def _num_latents(self, seq_len: int, num_latents: int | None) -> int:
         config = self.config
+        if num_latents is not None and num_latents < 1:
+            raise ValueError(f"num_latents={num_latents} must be at least 1")
         if config.pattern != "compressed":
             return min(num_latents or config.num_targets, seq_len)
         if seq_len > config.max_seq_len:

@@ -24,6 +24,7 @@ from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.hip_groups import GroupLayout
 from perceivers.models.misuse import check_config
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock
+from perceivers.nn.checks import check_kind, check_range, check_tensor
 from perceivers.nn.initial import variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
@@ -104,6 +105,9 @@ class HiP(nn.Module):
         config = self.config
         expected = self._data_set(data_set)
         check_inputs(inputs, expected, masked or {})
+        if chosen is not None:
+            check_tensor("chosen", chosen, "integers", (len(next(iter(inputs.values()))), 1, None))
+            check_range("chosen", chosen, max(config.processor_latents) - 1, "the processor has latents")
         embedded, queries = self._embed(inputs, expected, masked or {})
         labels = [m.name for m in expected.modalities if m.name in config.label_modalities]
         layout = config.layout(expected)
@@ -333,15 +337,18 @@ def check_inputs(inputs: Mapping[str, Tensor], expected: DataSet, masked: Mappin
             raise ValueError(f"{what} has modality {unknown[0]!r}; data set {expected.name} has {', '.join(names)}")
     if missing := [name for name in names if name not in inputs]:
         raise ValueError(f"inputs has no {missing[0]!r}; data set {expected.name} has {', '.join(names)}")
-    batch = len(inputs[names[0]])
+    batch = len(check_kind(names[0], inputs[names[0]], "real numbers"))
     for modality in expected.modalities:
         x, shape = inputs[modality.name], (batch, modality.positions, modality.channels)
+        check_kind(modality.name, x, "real numbers")
         if x.shape != shape:
             raise ValueError(
                 f"{modality.name} has shape {list(x.shape)}, expected is {list(shape)}: batch x {modality.positions} "
                 f"positions x {modality.channels} channels; flatten images, sound and video to positions"
             )
-        if (hidden := masked.get(modality.name)) is not None and hidden.shape != shape[:2]:
+        if (hidden := masked.get(modality.name)) is not None:
+            check_kind(f"masked[{modality.name!r}]", hidden, "truth values")
+        if hidden is not None and hidden.shape != shape[:2]:
             raise ValueError(f"masked[{modality.name!r}] has shape {list(hidden.shape)}, expected is {list(shape[:2])}")
         if not isinstance(x, FakeTensor) and not (finite := x.isfinite()).all():  # a traced input has no values
             raise ValueError(f"{modality.name}: {int((~finite).sum())} of {x.numel()} values are NaN or infinite")

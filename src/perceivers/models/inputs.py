@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceivers.models.feature_config import PointFeatures, Shape
+from perceivers.models.feature_config import PointFeatures, Shape, TokenFeatures
 from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions, MultimodalInputConfig
 from perceivers.models.input_features import TokenEmbedding, build_features
+from perceivers.nn.checks import check_kind
 from perceivers.nn.grids import FourierGrid, LearnedGrid, ProjectedGrid
 from perceivers.nn.initial import truncated_normal
 
@@ -69,14 +70,17 @@ class Input(nn.Module):
             positions: Coordinates in -1..1 in place of the grid's, for Fourier positions.
 
         Raises:
-            ValueError: `x` or `positions` has another shape.
+            ValueError: `x` or `positions` has another shape or kind.
         """
         config = self.config
+        check_kind("input", x, "integers" if isinstance(config.features, TokenFeatures) else "real numbers")
         if tuple(x.shape[1:]) != config.features.shape:
             raise ValueError(
                 f"input has shape {list(x.shape)}, but this model reads [batch, "
                 f"{', '.join(map(str, config.features.shape))}]; resize or crop it, or build the model for this shape"
             )
+        if positions is not None:
+            check_kind("positions", positions, "real numbers")
         features = self.features(x).flatten(1, -2)
         table = self.features.table if isinstance(self.features, TokenEmbedding) else None
         if self.positions is None:

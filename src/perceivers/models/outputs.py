@@ -18,6 +18,7 @@ from perceivers.models.output_config import (
 )
 from perceivers.models.output_heads import TiedLogits, build_head
 from perceivers.nn.blocks import CrossAttentionBlock
+from perceivers.nn.checks import check_kind, check_tensor
 from perceivers.nn.initial import plain_layer, scaled_linears, truncated_normal
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask
@@ -132,6 +133,7 @@ class QueryOutput(nn.Module):
         """What the queries read, before it is projected."""
         mask = AttentionMask()
         if query_mask is not None:
+            check_kind("query_mask", query_mask, "truth values")
             if query_mask.shape != queries.shape[:2]:
                 raise ValueError(
                     f"query_mask has shape {list(query_mask.shape)}, but there are {list(queries.shape[:2])} queries"
@@ -229,6 +231,8 @@ def cross_attend(
 def check_points(points: Int[Tensor, " q"] | None, shape: tuple[int, ...]) -> None:
     """Check that flat indices lie in a grid of `shape`."""
     size = torch.Size(shape).numel()
+    if points is not None:
+        check_tensor("points", points, "integers", (None,))
     if points is not None and len(points) and not (points.min() >= 0 and points.max() < size):
         raise ValueError(
             f"points reach from {points.min().item()} to {points.max().item()}, but a grid of {list(shape)} has "

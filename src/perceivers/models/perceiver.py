@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from perceivers.models.perceiver_config import EncoderConfig, weight_set
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock
+from perceivers.nn.checks import check_tensor
 from perceivers.nn.initial import scaled_linears, truncated_normal
 from perceivers.nn.masks import AttentionMask
 
@@ -31,7 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, input_dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.input_dim = config, input_dim
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.dim))
         truncated_normal(self.latents, std=config.init_std)
         cross_sets = 1 + weight_set(config.cross_attends - 1, config.cross_sharing)
@@ -45,7 +46,11 @@ class Encoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b m input_dim"], *, mask: Bool[Tensor, "b m"] | None = None
     ) -> Float[Tensor, "b n dim"]:
-        """The latents after everything; `mask` says which tokens may be read."""
+        """The latents after everything; `mask` says which tokens may be read.
+
+        Raises:
+            ValueError: Tokens or a mask of another shape or kind.
+        """
         return deque(self.steps(tokens, mask=mask), maxlen=1).pop()[1]
 
     def steps(
@@ -53,6 +58,9 @@ class Encoder(nn.Module):
     ) -> Iterator[tuple[str, Float[Tensor, "b n dim"]]]:
         """The latents after each cross-attend, named "cross_attend", and each block, named "block"."""
         config = self.config
+        check_tensor("tokens", tokens, "real numbers", (None, None, self.input_dim))
+        if mask is not None:
+            check_tensor("mask", mask, "truth values", (len(tokens), tokens.shape[1]))
         latents = self.latents.expand(len(tokens), -1, -1)
         read: dict[int, tuple[Tensor, Tensor]] = {}
         for i in range(config.blocks):

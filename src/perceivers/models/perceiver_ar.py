@@ -22,6 +22,7 @@ from perceivers.models.perceiver_ar_config import (
 )
 from perceivers.nn.activations import activate
 from perceivers.nn.blocks import CrossAttentionBlock, SelfAttentionBlock
+from perceivers.nn.checks import check_ids, check_lengths, check_tensor
 from perceivers.nn.initial import truncated_normal, variance_scaling
 from perceivers.nn.linear import Linear
 from perceivers.nn.masks import AttentionMask, align_right, latent_mask, length_mask
@@ -99,14 +100,17 @@ class PerceiverAR(nn.Module):
 
         Args:
             tokens: Ids, right-padded.
-            positions: As the data counts them; needed where `position_source` is `data`.
+            positions: As the data counts them, where `position_source` is `data`; None counts 1, 2, 3, ..., as the
+                official pipeline numbers tokens. A model that counts for itself does not read them.
             lengths: Real tokens of each row; None where no row is padded (then no mask is built). Row r's latent j sits
                 at column `lengths[r] - num_latents + j`; where that is negative its logits mean nothing.
             num_latents: In place of the configured number: less is faster, more reads more.
             project: Give logits; otherwise what the output layer `logits` makes them of.
 
         Raises:
-            ValueError: More latents than tokens or learned queries; positions missing, of other axes or beyond a table.
+            ValueError: A tensor of another shape or kind; unknown ids, rows longer than `max_seq_len` or lengths beyond
+                a row (ids and lengths are looked at on a CPU alone); more latents than tokens or learned queries;
+                positions of several axes missing, or beyond a table.
         """
         config = self.config
         num_latents = config.num_latents if num_latents is None else num_latents
@@ -147,10 +151,14 @@ class PerceiverAR(nn.Module):
         self, tokens: Tensor, positions: Tensor | None, lengths: Tensor | None, num_latents: int
     ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "#batch seq axes"], Bool[Tensor, "batch seq"] | None]:
         """Rows with their padding at the left, positions, and which columns hold tokens (None: all)."""
+        check_ids(tokens, self.config.vocab_size, self.config.max_seq_len)
+        if positions is not None:
+            check_tensor("positions", positions, "integers", (*tokens.shape, None))
         if not 0 < num_latents <= tokens.shape[1]:
             raise ValueError(f"num_latents={num_latents} must lie in 1..{tokens.shape[1]}, the length of the input")
         real = None
         if lengths is not None:
+            check_lengths(lengths, *tokens.shape)
             real = length_mask(lengths, tokens.shape[1])
             tokens = align_right(tokens, lengths)
             positions = None if positions is None else align_right(positions, lengths)
@@ -191,17 +199,19 @@ class PerceiverAR(nn.Module):
         seq_len = tokens.shape[1]
         match self.config.position_source:
             case "data":
-                if positions is None:
+                axes = self.config.position_axes
+                if positions is not None:
+                    if (found := positions.shape[-1]) != axes:
+                        raise ValueError(f"positions have {found} axes, but the model has {axes}")
+                    return positions
+                if axes != 1:
                     raise ValueError(
-                        "this model takes positions from the data (position_source='data'): pass positions="
+                        f"this model takes positions from the data, and those of {axes} axes can't be counted: pass "
+                        f"positions= [batch, seq, {axes}]"
                     )
-                if (axes := positions.shape[-1]) != self.config.position_axes:
-                    raise ValueError(f"positions have {axes} axes, but the model has {self.config.position_axes}")
-                return positions
+                steps = _counted(seq_len, real, first=1, device=tokens.device)
             case "start":
-                steps = torch.arange(seq_len, device=tokens.device)[None]
-                if real is not None:
-                    steps = (steps - (~real).sum(1, keepdim=True)).clamp(min=0)
+                steps = _counted(seq_len, real, first=0, device=tokens.device)
             case "end":
                 steps = torch.arange(seq_len - 1, -1, -1, device=tokens.device)[None]
             case "negative_end":
@@ -357,6 +367,14 @@ def position_tables(config: PerceiverARConfig) -> PositionTables | None:
             case "random":
                 tables.append(truncated_normal(torch.empty(size, dim), std=1.0))
     return PositionTables(tables, learned=config.positions.learned)
+
+
+def _counted(
+    seq_len: int, real: Bool[Tensor, "b m"] | None, *, first: int, device: torch.device
+) -> Int[Tensor, "#b m"]:
+    """Positions of right-aligned rows that count from `first`; 0 in padding."""
+    steps = torch.arange(first, first + seq_len, device=device)[None]
+    return steps if real is None else (steps - (~real).sum(1, keepdim=True)).clamp(min=0)
 
 
 @torch.no_grad()

@@ -199,6 +199,27 @@ class PerceiverARConfig:
             raise ValueError(
                 f"cross_head_groups={self.positions.cross_head_groups} must divide cross_heads={self.cross_heads}"
             )
+        else:
+            self._check_turns(self.positions)
+
+    def _check_turns(self, rotary: RotaryPositions) -> None:
+        """Refuse rotations that turn nothing of a cross-attend: the prefix would be a bag of tokens.
+
+        As in the reference: its head groups may be so small that none of their heads turns.
+        """
+        if not self.initial_cross_attend and not self.extra_cross_attends:
+            return
+        head = self.cross_dim // self.cross_heads
+        if rotary.channels(head) == 0:
+            raise ValueError(
+                "no channel of the cross-attend turns, so the prefix's positions would change nothing: channel_share="
+                f"{rotary.channel_share} of the {head} channels of a head are no pair; raise it, or take fewer heads"
+            )
+        if rotary.heads(self.cross_heads) == ():
+            raise ValueError(
+                "no head of the cross-attend turns, so the prefix's positions would change nothing: head_share="
+                f"{rotary.head_share} of {self.cross_heads} cross_heads is none; raise it, or take more heads"
+            )
 
     @property
     def embedding_dim(self) -> int:

@@ -20,6 +20,7 @@ from perceivers.models.output_config import AverageOutputConfig, MultimodalOutpu
 from perceivers.models.outputs import AverageOutput, MultimodalOutput, Output, QueryOutput
 from perceivers.models.perceiver import Encoder
 from perceivers.models.perceiver_config import PerceiverIOConfig
+from perceivers.nn.checks import check_kind
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class PerceiverIO(nn.Module):
             ValueError: Something has another shape or name than the model was built for.
         """
         inputs: InputTokens = self.input(x, positions=positions)
+        if mask is not None:
+            check_kind("mask", mask, "truth values")
         if mask is not None and mask.shape != inputs.tokens.shape[:2]:
             raise ValueError(
                 f"mask has shape {list(mask.shape)}, but the input has {list(inputs.tokens.shape[:2])} tokens; "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perceivers.models.perceiver_config import ResamplerConfig
 from perceivers.nn.blocks import CrossAttentionBlock
+from perceivers.nn.checks import check_kind, check_tensor
 from perceivers.nn.initial import scaled_linears, truncated_normal
 from perceivers.nn.masks import AttentionMask
 
@@ -55,11 +56,13 @@ class PerceiverResampler(nn.Module):
             mask: Real frames [b, t]; None where all are.
 
         Raises:
-            ValueError: Features of another width, or a mask of another shape.
+            ValueError: Features of another width or kind, or a mask of another shape or kind.
         """
-        batch, frames, size, dim = features.shape
+        batch, frames, size, dim = check_tensor("features", features, "real numbers", (None, None, None, None)).shape
         if dim != self.config.dim:
             raise ValueError(f"features have {dim} channels, but this resampler reads {self.config.dim}; project them")
+        if mask is not None:
+            check_kind("mask", mask, "truth values")
         if mask is not None and mask.shape != (batch, frames):
             raise ValueError(f"mask has shape {list(mask.shape)}, but there are {[batch, frames]} frames")
         context = (features + self.positions(frames)[:, None]).flatten(1, 2)
