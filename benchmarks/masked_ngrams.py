@@ -26,7 +26,7 @@ from perceivers.evaluate.two_sided import TwoSided, score_two_sided
 from perceivers.generate.fill import text_length
 from perceivers.generate.loaded import load
 
-ORDERS = range(2, 13)
+ORDERS = range(2, 10)
 WEIGHING = 65_536
 """Bytes of the validation split, on whose hidden ones the two-sided n-gram's weights are chosen."""
 
