@@ -40,7 +40,8 @@ ENCODER = EncoderConfig(num_latents=3, dim=8, blocks=1, depth=1, heads=2)
 
 def settings(path: Path, config: TrainConfig) -> Path:
     """A file with a whole configuration that makes three quick steps."""
-    quick = replace(config, **QUICK, device="cpu", precision="float32", compile=False)
+    optim = replace(config.optim, warmup_steps=0)
+    quick = replace(config, **QUICK, optim=optim, device="cpu", precision="float32", compile=False)
     path.write_text(yaml.safe_dump(to_dict(quick)))
     return path
 

@@ -139,3 +139,16 @@ def test_errors(command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseEx
 def test_debug_lets_errors_through(command: Command) -> None:
     with pytest.raises(ValueError, match="no command is called 'trian'"):
         command("trian", "--debug")
+
+
+def test_a_file_where_the_compiler_has_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    assert cli.main(["--version"]) == 0
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(cache)
+    cache.write_text("")
+    assert cli.main(["--version"]) == 0
+    assert f"{cache} is no directory, which PyTorch's compiler needs there: remove it" in capsys.readouterr().err
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{cache}_directory"

@@ -102,6 +102,19 @@ def test_a_broken_cache_is_named_and_training_goes_on(
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+def test_a_cache_that_is_no_directory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(model: nn.Module) -> None:
+        raise FileExistsError(17, "File exists", "/cache")
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(nn.Module, "compile", fail)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache")
+    model = nn.Linear(2, 3)
+    compile_model(model, torch.device("cpu"))
+    assert not is_compiled(model)
+    assert "could not be compiled (FileExistsError: [Errno 17] File exists: '/cache')" in capsys.readouterr().err
+
+
 def test_an_error_that_is_not_the_compilers_comes_again(
     tiny: Tiny, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

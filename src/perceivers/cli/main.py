@@ -3,13 +3,16 @@
 Nothing is imported before it is needed, so that every `--help` answers at once.
 """
 
+import getpass
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import perceivers
-from perceivers.cli.console import failed, forgiving_streams
+from perceivers.cli.console import failed, forgiving_streams, note
 from perceivers.train.errors import TrainingError
 
 COMMANDS = {
@@ -47,6 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: What follows `perceivers`; None for the arguments of this process.
     """
     os.environ.update(LARGE_PAGES | os.environ)
+    _find_cache()
     forgiving_streams()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
@@ -71,6 +75,22 @@ def main(args: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()) or type(error).__name__
         failed(f"{message}{hint}")
         return code
+
+
+def _find_cache() -> None:
+    """Give PyTorch's compiler another place for its cache where something else has its name.
+
+    PyTorch makes the directory when it is imported, and can't be imported without.
+    """
+    try:
+        default = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    except (KeyError, OSError):  # a user without a name
+        return
+    path = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default)
+    if os.path.lexists(path) and not path.is_dir():
+        other = path.with_name(f"{path.name}_directory")
+        note(f"{path} is no directory, which PyTorch's compiler needs there: remove it; {other} serves until then")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(other)
 
 
 def _run(args: list[str]) -> int:

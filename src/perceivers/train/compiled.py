@@ -43,7 +43,10 @@ def compile_model(model: nn.Module, device: torch.device) -> None:
         _say(f"no C++ compiler is here ({', '.join(known)}): training goes on without --compile")
         return
     os.environ.setdefault("TORCHINDUCTOR_FILE_LOCK_TIMEOUT", PATIENCE)
-    model.compile()
+    try:
+        model.compile()
+    except Exception as error:  # already here the compiler looks for its cache
+        give_up(model, error)
 
 
 def is_compiled(model: nn.Module) -> bool:
