@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import perceivers
+from perceivers import hub
 from perceivers.data.batch import EOS
 from perceivers.generate import loaded as module
 from perceivers.generate.config import DecodingConfig, SamplingConfig
@@ -14,6 +15,8 @@ from perceivers.generate.decode import Step
 from perceivers.generate.loaded import Continuation, Loaded, _until, load
 from perceivers.models.build import build
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
+
+from ..faults import faulty
 
 PROMPTS = [None, [3, 5], np.array([7, 0, 12, 1, 4]), np.arange(40) % 13]
 
@@ -274,3 +277,40 @@ def test_a_module_without_a_config_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"this Linear has no config.*perceivers.build\(CONFIG\)"):
         Loaded(model).save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+# Saving in place of another model
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_saved_over_another_model_one_of_them_opens(tmp_path: Path, dies: bool) -> None:
+    """Vocabularies differ, so that a config beside the other's weights would not open."""
+    small, large, other = (fresh(vocab_size=size) for size in (13, 16, 19))
+    at, came = int(dies), True
+    while came:
+        small.save_pretrained(tmp_path)
+        came = faulty(lambda: large.save_pretrained(tmp_path), at, dies=dies)
+        assert load(tmp_path).sequence_config.vocab_size in ((13, 16) if came else (16,))
+        other.save_pretrained(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+        at += 5
+    assert at > 10
+
+
+def test_two_do_not_save_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = fresh(vocab_size=13), fresh(vocab_size=16)
+    write, tried = hub.save_file, []
+
+    def meanwhile(*args: Any) -> None:
+        with pytest.raises(FileExistsError, match="another process is writing in this directory; wait for it, stop it"):
+            second.save_pretrained(tmp_path)
+        tried.append(args)
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "save_file", meanwhile)
+        first.save_pretrained(tmp_path)
+    assert len(tried) == 1
+    assert load(tmp_path).sequence_config.vocab_size == 13
+    second.save_pretrained(tmp_path)
+    assert load(tmp_path).sequence_config.vocab_size == 16
