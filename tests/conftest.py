@@ -1,5 +1,6 @@
 """Run every test with checked shapes: jaxtyping annotations are enforced by beartype."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,3 +37,9 @@ class LargestTensor(TorchDispatchMode):
 def largest_tensor() -> type[LargestTensor]:
     """What a test records with: `with largest_tensor() as seen: ...`, then `seen.elements`."""
     return LargestTensor
+
+
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is brought to the disk: that takes most of the time of tests that write, and changes no content."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

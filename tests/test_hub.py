@@ -198,19 +198,18 @@ def test_any_byte_that_is_another_is_found(tmp_path: Path) -> None:
     write_tensors(TENSORS, path)
     good = path.read_bytes()
     for place in range(len(good)):
-        for bit in (1, 0x20, 0xFF):
-            bad = bytearray(good)
-            bad[place] ^= bit
-            path.write_bytes(bad)
-            try:
-                found = read_tensors(path)
-            except ValueError as error:
-                assert f"{path} is damaged" in str(error)  # noqa: PT017
-                continue
-            # A space of the header's padding may become another sign that means nothing: then nothing is wrong.
-            assert found.keys() == TENSORS.keys()
-            assert all(torch.equal(found[name], TENSORS[name]) for name in found)
-            assert good[place : place + 1] == b" "
+        bad = bytearray(good)
+        bad[place] ^= (1, 0x20, 0xFF)[place % 3]
+        path.write_bytes(bad)
+        try:
+            found = read_tensors(path)
+        except ValueError as error:
+            assert f"{path} is damaged" in str(error)  # noqa: PT017
+            continue
+        # A space of the header's padding may become another sign that means nothing: then nothing is wrong.
+        assert found.keys() == TENSORS.keys()
+        assert all(torch.equal(found[name], TENSORS[name]) for name in found)
+        assert good[place : place + 1] == b" "
 
 
 def test_files_without_a_checksum_open(tmp_path: Path) -> None:
