@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from perceivers.cli import evaluate_io, hooks
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
 from perceivers.data.picture_store import PictureStore, PictureWriter
+from perceivers.generate.loaded import Loaded
 from perceivers.models.config import ModelConfig
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.feature_config import FlowFeatures, PixelFeatures, TokenFeatures
@@ -28,6 +30,8 @@ from perceivers.models.output_config import (
     TiedHead,
 )
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
+from perceivers.models.perceiver_io import build_perceiver_io
+from perceivers.picture_reading import PictureReading
 from perceivers.presets import preset
 from perceivers.records import to_dict
 from perceivers.train.config import EndPointError, Reconstruction, TrainConfig
@@ -134,6 +138,22 @@ def test_classes_of_another_store_are_compared_by_name(command: Command, picture
     refused = command("evaluate", run, "--data", tmp_path / "elm")
     assert refused.code == 2
     assert "has 'elm', which the model does not know" in refused.err
+
+
+def test_a_saved_model_is_scored_on_pixels_as_it_wants_them(command: Command, pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = build_perceiver_io(perceiver())
+    torch.nn.init.normal_(model.get_parameter("output.linear.weight"))
+    reading = PictureReading(classes=("yew", "ash", "oak"), mean=(0.25,), std=(0.125,))
+    Loaded(model, "pictures", pictures=reading).save_pretrained(tmp_path / "model")
+    result = json.loads(command("evaluate", tmp_path / "model", "--data", pictures, "--json").out)
+    split = PictureStore.open(pictures).renumbered(reading.classes).split("test")
+    assert split.labels is not None
+    numbers = (torch.from_numpy(split.pixels.copy()).float() / 255 - 0.25) / 0.125
+    with torch.no_grad():
+        logits = model.eval()(numbers)
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(split.labels.copy()))
+    assert result["nats_per_picture"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_hierarchical_perceiver_learns_from_hidden_pixels_and_then_names(

@@ -109,5 +109,6 @@ def test_flow_in_pixels_is_not_multiplied_again(tmp_path: Path) -> None:
 def test_names_are_numbered_without_a_gap() -> None:
     assert class_names({}) is None
     assert class_names({"id2label": {0: "a", 1: "b"}}) == ("a", "b")
+    assert class_names({"id2label": {"1": "LABEL_1", "0": "LABEL_0"}}) is None
     with pytest.raises(ValueError, match="id2label must number its names 0 to 1, each once; look at '1'"):
         class_names({"id2label": {"0": "a", "2": "b"}})

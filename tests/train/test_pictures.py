@@ -9,12 +9,13 @@ from perceivers.data.picture_config import PictureConfig, WarpConfig
 from perceivers.data.picture_store import PictureStore, PictureWriter
 from perceivers.generate.loaded import Loaded
 from perceivers.models.feature_config import FlowFeatures, PixelFeatures
+from perceivers.models.hip_config import DataSet, HiPConfig, Modality
 from perceivers.models.input_config import FourierPositions, InputConfig
 from perceivers.models.output_config import AverageOutputConfig, GridHead, InputQueries, QueryOutputConfig
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import build_perceiver_io
 from perceivers.picture_reading import PictureReading
-from perceivers.train.config import OptimConfig, TrainConfig
+from perceivers.train.config import OptimConfig, Reconstruction, TrainConfig
 from perceivers.train.data_record import data_record
 from perceivers.train.loop import train
 from perceivers.train.pictures import check_scale, known_classes, numbered_as_before
@@ -55,7 +56,21 @@ def test_a_run_goes_on_with_the_numbers_of_classes_that_it_started_from(tmp_path
     strange = store_of(tmp_path / "c", ("ash", "elm"))
     with pytest.raises(ValueError, match=r"has 'elm', which the model does not know.*its own are 'ash', 'oak', 'yew'"):
         train(CONFIG, tmp_path / "third", store=strange, init=tmp_path / "first")
-    assert numbered_as_before(strange, init=None, resumed=None) is strange
+    assert numbered_as_before(CONFIG, strange, init=None, resumed=None) is strange
+
+
+def test_classes_do_not_matter_where_none_are_named(tmp_path: Path) -> None:
+    """A model that rebuilds pixels may start a classifier of any classes, and be scored on them."""
+    image = DataSet(name="a", modalities=(Modality(name="image", positions=15, channels=1),))
+    sizes: dict[str, Any] = {"groups": (1,), "latents": (3,), "dims": (8,), "depths": (1,), "heads": (2,)}
+    sizes |= dict.fromkeys(("cross_heads", "widening", "cross_widening"), (1,))
+    model = HiPConfig(data_sets=(image,), embed_dim=8, **sizes)
+    rebuilds = replace(CONFIG, model=model, data=PictureConfig(batch_size=2, hidden=0.5), objective=Reconstruction())
+    run = train(rebuilds, tmp_path / "run", store=store_of(tmp_path / "a", ("ash", "oak")))
+    assert known_classes(run.out) is None
+    assert Loaded.from_pretrained(run.out).pictures == PictureReading()
+    other = store_of(tmp_path / "b", ("elm", "fir", "yew"))
+    assert numbered_as_before(CONFIG, other, init=run.out, resumed=None) is other
 
 
 def test_pixels_are_scaled_as_the_model_that_a_run_starts_from_had_them(tmp_path: Path) -> None:

@@ -38,13 +38,11 @@ def score_run(flags: "EvaluateFlags", loaded: "Loaded") -> dict[str, Any]:
 def _by_name(run: str, loaded: "Loaded", store: "Store") -> "Store":
     """The store with classes numbered as the model numbers them, by their names, where both have names."""
     from perceivers.data.picture_store import PictureStore
-    from perceivers.train.data_record import data_record
+    from perceivers.train.pictures import known_classes
 
     if not isinstance(store, PictureStore):
         return store
-    names = loaded.pictures.classes if loaded.pictures else None
-    names = names or (data_record(Path(run)) or {}).get("classes")
-    return store.renumbered(None if names is None else tuple(names))
+    return store.renumbered((loaded.pictures.classes if loaded.pictures else None) or known_classes(Path(run)))
 
 
 def _config(run: str, loaded: "Loaded") -> TrainConfig:

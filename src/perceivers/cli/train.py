@@ -139,7 +139,7 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     if store is None and flags.resume and data_record(out) is not None:
         store = recorded_store(out)
     resumed = out if flags.resume and (out / "data.json").is_file() else None
-    store = numbered_as_before(store, init=flags.init, resumed=resumed)
+    store = numbered_as_before(config, store, init=flags.init, resumed=resumed)
     tokenizer = "copy" if store is None else store.tokenizer
     check_memory(config)
     if config.parallel.processes > 1 and config.sample_every and os.environ.get("RANK", "0") == "0":

@@ -131,6 +131,8 @@ def picture_size(directory: Path) -> tuple[int, int] | None:
 def class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The names in a config.json's `id2label`, in the order of their numbers; None where there are none.
 
+    What transformers calls classes that nobody named, LABEL_0 and so on, are no names.
+
     Raises:
         ValueError: They are not numbered 0, 1, ...
     """
@@ -140,7 +142,8 @@ def class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     numbered = {str(number): str(name) for number, name in labels.items()}
     if wrong := sorted(numbered.keys() ^ {str(number) for number in range(len(numbered))}):
         raise ValueError(f"id2label must number its names 0 to {len(numbered) - 1}, each once; look at {wrong[0]!r}")
-    return tuple(numbered[str(number)] for number in range(len(numbered)))
+    names = tuple(numbered[str(number)] for number in range(len(numbered)))
+    return None if names == tuple(f"LABEL_{number}" for number in range(len(names))) else names
 
 
 def _entries(directory: Path) -> dict[str, Any]:

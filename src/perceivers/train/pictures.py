@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_store import PictureStore
 from perceivers.generate.loaded import picture_reading
@@ -9,28 +11,42 @@ from perceivers.models.config import ModelConfig
 from perceivers.models.output_config import GridHead, QueryOutputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.picture_reading import PictureReading
-from perceivers.train.config import TrainConfig
+from perceivers.records import from_dict
+from perceivers.train.config import CrossEntropy, TrainConfig
 from perceivers.train.data import Store
 from perceivers.train.data_record import data_record
 
 
-def numbered_as_before(store: Store | None, *, init: Path | None, resumed: Path | None) -> Store | None:
+def numbered_as_before(
+    config: TrainConfig, store: Store | None, *, init: Path | None, resumed: Path | None
+) -> Store | None:
     """The store, its classes numbered as those of the model that training starts from, by their names.
+
+    Where no classes are learned, the store as it is.
 
     Raises:
         ValueError: The store has classes that this model has not.
     """
-    if not isinstance(store, PictureStore):
+    if not isinstance(store, PictureStore) or not _names_classes(config):
         return store
     source = resumed or init
     return store if source is None else store.renumbered(known_classes(source))
 
 
 def known_classes(source: Path) -> tuple[str, ...] | None:
-    """Names of the classes of a run or saved model; None where there are none, or nobody wrote them down."""
+    """Names of the classes of a run or saved model; None where it names none, or nobody wrote them down."""
     reading = picture_reading(source) if (source / "config.json").is_file() else None
-    names = (reading.classes if reading else None) or (data_record(source) or {}).get("classes")
+    if reading is not None and reading.classes is not None:
+        return reading.classes
+    settings = source / "config.yaml"
+    if settings.is_file() and not _names_classes(from_dict(TrainConfig, yaml.safe_load(settings.read_text("utf-8")))):
+        return None
+    names = (data_record(source) or {}).get("classes")
     return None if names is None else tuple(names)
+
+
+def _names_classes(config: TrainConfig) -> bool:
+    return isinstance(config.data, PictureConfig) and isinstance(config.objective, CrossEntropy)
 
 
 def check_scale(config: TrainConfig, init: Path, initial: ModelConfig) -> None:
@@ -68,4 +84,5 @@ def reading_of(config: TrainConfig, classes: tuple[str, ...] | None) -> PictureR
     """What a saved model says of its pictures; None where it reads none."""
     if not isinstance(config.data, PictureConfig):
         return None
+    classes = classes if _names_classes(config) else None
     return PictureReading(classes=classes, mean=config.data.mean, std=config.data.std)

@@ -118,7 +118,7 @@ def _start(
         what = f"a run that got to {found[-1].name}" if found else "a saved model"
         raise ValueError(f"{out} holds {what}: add --resume to go on, or choose another --out")
     init = None if found else init
-    store = numbered_as_before(store, init=init, resumed=out if found else None)
+    store = numbered_as_before(config, store, init=init, resumed=out if found else None)
     place, device = join(config.parallel, pick_device(config.device))
     tokenizer, loader, fingerprint = training_data(config, store, rank=place.reader, world_size=place.readers)
     # No name for the whole model: it would stay as long as this function.
