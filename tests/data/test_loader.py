@@ -257,6 +257,19 @@ def test_stretched_rows_have_another_tempo_and_full_length() -> None:
     assert 10 not in shifts
 
 
+@pytest.mark.parametrize(("factor", "last"), [(0.5, 999), (2.0, 3999)])
+def test_positions_follow_a_stretch(factor: float, last: int) -> None:
+    """Pauses of a second, SOS and EOS around them: at half the tempo's time half as many come before a crop."""
+    ids = np.full(1997, TIME_SHIFT + 99, dtype=np.uint16)
+    split = TokenSplit("train", ids, np.array([0, len(ids)]), ["pauses"])
+    loader = TokenLoader(split, DataConfig(batch_size=60, stretch=(factor,)), seq_len=31, num_targets=7, seed=1)
+    batch = loader.batch(0)
+    ends = [row[row > 0].max().item() for row in batch.positions]
+    assert max(ends) <= last + 5
+    assert max(ends) > 0.8 * last
+    assert min(ends) < 0.2 * last
+
+
 def test_a_stretched_whole_document_keeps_its_ends() -> None:
     split = music_split()
     config = DataConfig(batch_size=5, stretch=(1.3,))

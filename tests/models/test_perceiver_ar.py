@@ -372,6 +372,21 @@ def test_errors(options: dict[str, Any], change: dict[str, Any], message: str) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_the_share_of_latents_that_is_hidden(share: float) -> None:
+    """From each other latent, while each still reads itself."""
+    model = tiny(max_seq_len=101, num_latents=101, latent_dropout=share).train()
+    torch.manual_seed(3)
+    pairs = model.latent_mask(torch.zeros(97, 101, 14), None).pairs
+    assert pairs is not None
+    assert pairs.diagonal(dim1=1, dim2=2).all()
+    below = torch.ones(101, 101, dtype=torch.bool).tril(-1)
+    assert 1 - pairs[:, below].double().mean().item() == pytest.approx(share, abs=0.03)
+    hidden = ~pairs[:, -1, :-1]
+    assert hidden.double().mean().item() == pytest.approx(share, abs=0.02)
+    assert (pairs[:, 50, :50] == pairs[:, -1, :50]).all()
+
+
 @pytest.mark.parametrize("lengths", [None, [13, 7]])
 def test_positions_of_one_axis_count_from_one_where_none_are_given(lengths: list[int] | None) -> None:
     for options in ({}, {"positions": TablePositions(table="random")}, {"vocab_size": 7}):

@@ -21,11 +21,12 @@ from perceivers.hub import read_model
 from perceivers.models.perceiver_ar_config import PerceiverARConfig, TablePositions
 from perceivers.train import clock, loop, run
 from perceivers.train.checkpoint import checkpoints
-from perceivers.train.config import CrossEntropy, OptimConfig, TrainConfig
+from perceivers.train.config import CrossEntropy, OptimConfig, ParallelConfig, TrainConfig
 from perceivers.train.errors import TrainingError
 from perceivers.train.loop import own_rows, resource_advice, train, train_step
 from perceivers.train.metrics import read_metrics
 from perceivers.train.objectives import count_targets
+from perceivers.train.parallel import Place
 from perceivers.train.run import Run, start
 
 Tiny = Callable[..., TrainConfig]
@@ -312,3 +313,21 @@ def test_recomputed_layers_train_alike(tiny: Tiny, store: TokenStore, tmp_path: 
         for recompute in (False, True)
     )
     assert_same_gradients(plain, less)
+
+
+def test_each_reader_drops_other_channels(tiny: Tiny, store: TokenStore, tmp_path: Path) -> None:
+    """Of the same rows, so that dropout alone differs; those who share rows drop alike."""
+    begun = started(tiny(), tmp_path / "run", store)
+    with torch.no_grad():
+        begun.model.logits.weight.normal_(generator=torch.Generator().manual_seed(1))  # pyright: ignore
+
+    def loss(rank: int) -> float:
+        begun.place = Place(ParallelConfig(dp=2, cp=2), rank)
+        [of_rows] = loop._differentiate(begun, [begun.loader.batch(0)], 1.0)
+        return float(of_rows.sum)
+
+    first, sharing, second, other = (loss(rank) for rank in range(4))
+    assert first == sharing
+    assert second == other
+    assert first != second
+    assert len({loop.step_seed(3, 5, reader) for reader in range(7)}) == 7
