@@ -17,7 +17,7 @@ STORE_SOURCE = "perceivers demo"
 """What the header of a demo's store says of its source."""
 RUN, STORE, CONFIG = "run", "store", "config.yaml"
 OUTPUTS = ("continuation.mid", "continuation.wav", "continuation.png", "training.png")
-RUN_FILES = {CONFIG, "data.json", "metrics.jsonl", "config.json", "model.safetensors", "checkpoints"}
+RUN_FILES = {CONFIG, "data.json", "metrics.jsonl", "clock.txt", "config.json", "model.safetensors", "checkpoints"}
 
 
 @contextmanager

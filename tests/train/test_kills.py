@@ -73,6 +73,31 @@ def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_kills_under_a_clock(tmp_path: Path) -> None:
+    """What is left is what the uninterrupted run leaves whose clock said the same."""
+    troubled, calm = tmp_path / "troubled", tmp_path / "calm"
+    clocked = ["--resume", "--max-minutes", "0.02"]
+    rng = random.Random(1)
+    for _ in range(3):
+        before = newest(troubled)
+        process = subprocess.Popen(command(troubled, *clocked), env=environment(), stderr=subprocess.PIPE)
+        limit = time.monotonic() + 120
+        while newest(troubled) <= before and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        time.sleep(rng.random() / 20)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    subprocess.run(command(troubled, *clocked), env=environment(), check=True, capture_output=True)
+    calm.mkdir()
+    (calm / "clock.txt").write_bytes((troubled / "clock.txt").read_bytes())
+    subprocess.run(command(calm, *clocked), env=environment(), check=True, capture_output=True)
+    assert (calm / "model.safetensors").read_bytes() == (troubled / "model.safetensors").read_bytes()
+    assert read_metrics(calm) == read_metrics(troubled)
+    assert len({row.get("train/lr") for row in read_metrics(calm)}) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_one_of_two_processes_is_killed(tmp_path: Path) -> None:
     """The other one says so and ends; started again, they go on."""
 
