@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
@@ -56,6 +57,13 @@ class Consumed(Mapping[str, Value], Generic[Value]):
         self.unread = {name for name in self if name.startswith(prefixes or "")}
         yield
         assert not self.unread, f"the case holds {sorted(self.unread)}, which its adapter did not read"
+
+
+def check_found(found: Collection[object], directory: Path, what: str) -> None:
+    """Check that there are cases; another directory than the repository's own may hold those of some families alone."""
+    own = directory.is_relative_to(Path(__file__).parent)
+    if not found and (own or not any(directory.glob("*.json"))):
+        raise FileNotFoundError(f"{directory} has no reference cases (*.json) of {what}")
 
 
 class Compared:

@@ -18,6 +18,7 @@ from perceivers.convert.official_ecp import config_from_official, convert_params
 from perceivers.models.ecp import ECP
 from perceivers.models.ecp_config import ECPConfig
 
+from .compared import check_found
 from .official import Case as OfficialCase
 
 DIRECTORY = Path(os.environ.get("PERCEIVERS_GOLDENS_FAMILY") or Path(__file__).parent / "goldens" / "family")
@@ -61,8 +62,7 @@ class Case(OfficialCase):
 def cases() -> list[Case]:
     found = [Case(path) for path in sorted(DIRECTORY.glob("*.json"))]
     found = [case for case in found if case.info["family"] == "ecp"]
-    if not found:
-        raise FileNotFoundError(f"{DIRECTORY} has no reference cases of the ECP family (*.json)")
+    check_found(found, DIRECTORY, "the ECP family")
     return found
 
 

@@ -30,6 +30,7 @@ from perceivers.nn.attention import Backend
 from perceivers.nn.blocks import CrossAttentionBlock, FeedForward, SelfAttentionBlock
 from perceivers.nn.masks import AttentionMask
 
+from .compared import check_found
 from .official import Case as OfficialCase
 
 DIRECTORY = Path(os.environ.get("PERCEIVERS_GOLDENS_FAMILY") or Path(__file__).parent / "goldens" / "family")
@@ -66,8 +67,7 @@ def cases() -> list[Case]:
         case = Case(path)
         if case.info["family"] == "hip" or (case.info["family"] == "fullsize_shapes" and case.kind == "hip"):
             found.append(case)
-    if not found:
-        raise FileNotFoundError(f"{DIRECTORY} has no reference cases (*.json) of Hierarchical Perceiver")
+    check_found(found, DIRECTORY, "Hierarchical Perceiver")
     return found
 
 

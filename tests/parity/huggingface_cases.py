@@ -13,6 +13,7 @@ from perceivers.models.feature_config import FlowFeatures, PatchFeatures
 from perceivers.models.input_config import InputConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
 
+from .compared import check_found
 from .io_cases import DIRECTORY
 from .official import Case
 
@@ -23,8 +24,8 @@ def cases(kind: str) -> list[Case]:
     found = [case for case in found if case.info["family"] == "hf_transformers"]
     if unknown := {case.kind for case in found} - {"hf", "hf_tokenizer"}:
         raise AssertionError(f"cases of an unknown kind: {unknown}")
-    if not (chosen := [case for case in found if case.kind == kind]):
-        raise FileNotFoundError(f"{DIRECTORY} has no reference cases (*.json) of transformers of kind {kind}")
+    chosen = [case for case in found if case.kind == kind]
+    check_found(chosen, DIRECTORY, f"transformers of kind {kind}")
     return chosen
 
 

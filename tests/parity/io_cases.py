@@ -23,7 +23,7 @@ from perceivers.nn.images import neighbourhoods
 from perceivers.nn.masks import AttentionMask
 
 from . import io_units
-from .compared import Compared, given, load
+from .compared import Compared, check_found, given, load
 from .official import Case
 
 DIRECTORY = Path(os.environ.get("PERCEIVERS_GOLDENS_FAMILY") or Path(__file__).parent / "goldens" / "family")
@@ -47,8 +47,7 @@ def cases() -> list[Case]:
         info = json.loads(path.read_text())
         if info["family"] in FAMILIES or (info["family"] == "fullsize_shapes" and info["kind"] in SHAPES):
             found.append(Case(path))
-    if not found:
-        raise FileNotFoundError(f"{DIRECTORY} has no reference cases (*.json) of {', '.join(FAMILIES)}")
+    check_found(found, DIRECTORY, ", ".join(FAMILIES))
     return found
 
 
