@@ -1,5 +1,6 @@
 """The official sampler's tokens, logits and scores, made by ours."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from perceivers.generate.decode import FullForward, Predictor
 from perceivers.generate.sampling import process_logits
 from perceivers.models.cached import CachedPerceiverAR
 
+from .compared import Consumed
 from .official import Case
 
 GROUPS = {
@@ -45,6 +47,8 @@ def _check_run(case: Case, name: str, run: dict[str, Any], predictor: Predictor)
     prompts = events[:, : run["start_step"]].tolist()
     positions = list(case.tensor("in/event_idxs")) if predictor.config.position_source == "data" else None
     expected = case.tensor(f"out/{name}/logits")
+    steps = torch.arange(run["start_step"], run["start_step"] + run["num_steps"])
+    assert torch.equal(case.tensor(f"out/{name}/steps"), steps)
     for step in range(run["num_steps"]):
         if step == 0:
             logits = predictor.start(prompts, max_tokens=run["num_steps"], positions=positions)
@@ -60,13 +64,37 @@ def _check_run(case: Case, name: str, run: dict[str, Any], predictor: Predictor)
             assert predictor.latents == case.tensor(f"out/{name}/self_attend_memory_count")[step]
             assert predictor.end == case.tensor(f"out/{name}/cross_attend_memory_count")[step]
     assert torch.equal(events, case.tensor(f"out/{name}/final_events"))
+    if isinstance(predictor, CachedPerceiverAR) and f"out/{name}/final_memory/0/k" in case.arrays:
+        _check_memory(case, f"out/{name}/final_memory", predictor)
+
+
+def _check_memory(case: Case, where: str, predictor: CachedPerceiverAR) -> None:
+    """Keys and values that are kept: the official ones are right-aligned, and turn when they are read."""
+    kept = [(predictor.context[-1], predictor.end), *((layer, predictor.latents) for layer in predictor.layers)]
+    for layer, (cache, count) in enumerate(kept):
+        keys, values = (case.tensor(f"{where}/{layer}/{part}")[:, -count:].transpose(1, 2) for part in "kv")
+        positions = case.maybe(f"{where}/{layer}/kv_positions")
+        if positions is not None:
+            rotation = predictor.model._rotation(positions[:, -count:], cross=layer == 0)
+            assert rotation is not None
+            keys = rotation(keys)
+        for ours, expected in zip(cache.read(0, count), (keys, values), strict=True):
+            torch.testing.assert_close(ours, expected, atol=case.tolerance["memory_atol"], rtol=0)
+        real = case.tensor(f"{where}/{layer}/memory_mask")
+        assert (real[:, -count:] == 1).all()
+        assert real.sum() == count * len(real)
 
 
 def check_process_logits(case: Case) -> None:
     """Compare every result of every call."""
     wanted = {name for name in case.arrays if name.startswith("out/")}
-    for name, call in case.info["calls"].items():
-        scores = _scores(case, call)
+    for name, asked in case.info["calls"].items():
+        call = Consumed(asked)
+        with call.whole():
+            scores = _scores(case, call)
+            call.get("mask_only")
+            if call["modality"] is None:
+                call.skip("i", because="without a modality every index is alike")
         kept = scores > -torch.inf
         if call.get("mask_only"):
             results = {f"out/{name}/keep", f"out/{name}/kept_values_sum"}
@@ -84,12 +112,12 @@ def check_process_logits(case: Case) -> None:
     assert not wanted, f"nothing of ours was compared with {wanted}"
 
 
-def _scores(case: Case, call: dict[str, Any]) -> Tensor:
+def _scores(case: Case, call: Mapping[str, Any]) -> Tensor:
     """Our scores for the token at index `i`, where the SOS has index 0."""
-    logits = case.tensor(call["logits"])
-    allowed = torch.ones(1, logits.shape[-1], dtype=torch.bool)
+    logits = case.tensor(call["logits"]) if "logits" in call else torch.zeros(call["logits_zeros"])
+    allowed = torch.ones(len(logits), logits.shape[-1], dtype=torch.bool)
     if call["modality"] is not None:
         so_far = [0] * (call["i"] - 1)
-        allowed[0, NUM_SPECIAL:] = torch.from_numpy(GROUPS[call["modality"]](so_far))
+        allowed[:, NUM_SPECIAL:] = torch.from_numpy(GROUPS[call["modality"]](so_far))
     config = SamplingConfig(top_p=call["top_p"], temperature=call["temperature"])
     return process_logits(logits, config, allowed=allowed)

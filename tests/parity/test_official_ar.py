@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from perceivers.convert.official_ar import convert_params
-from perceivers.models.perceiver_ar import PerceiverAR
+from perceivers.models.perceiver_ar import PerceiverAR, latent_steps
 from perceivers.train.config import CrossEntropy, OptimConfig
 from perceivers.train.objectives import Loss, count_targets, cross_entropy, objective_loss, predict
 from perceivers.train.optim import build_optimizer, clip_gradients, learning_rate
 
+from .compared import Consumed
 from .official import Case, cases, compare_output, evaluation_metrics, run, shifted, token_batch
 from .sampling import check_process_logits, check_sampling
 from .units import check_call
@@ -63,7 +64,9 @@ def check(case: Case, dtype: torch.dtype, backend: str) -> None:
             check_evaluation(case, dtype, backend)
         case "units":
             for name, call in case.info["calls"].items():
-                check_call(case, name, call)
+                asked = Consumed(call)
+                with asked.whole():
+                    check_call(case, name, asked)
         case "sampling_runs":
             check_sampling(case, backend)
         case "process_logits":
@@ -103,6 +106,8 @@ def check_loss(case: Case, dtype: torch.dtype, backend: str, name: str, smoothin
     config = CrossEntropy(z_loss=case.info["loss"]["z_loss"], label_smoothing=smoothing)
     logits, (labels, mask) = predict(model, batch, num_latents=model.config.num_latents)
     assert torch.equal(mask.long(), case.tensor("out/loss_mask"))
+    if (stored := case.maybe("out/latent_last_steps")) is not None:
+        assert torch.equal(latent_steps(batch.lengths - 1, mask.shape[1]).clamp(min=-1), stored)
     assert torch.equal(labels[mask], case.tensor("out/labels")[mask])
     atol = case.tolerance["per_position_atol"]
     torch.testing.assert_close(logits[mask].float(), case.tensor("out/logits")[mask], atol=atol, rtol=0)

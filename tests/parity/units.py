@@ -1,6 +1,6 @@
 """Small functions of the official code, each answered by ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -29,13 +29,14 @@ from .official import Case, Output, compare_output, row_lengths, run, shifted, t
 Results = Iterator[tuple[str, Tensor]]
 
 
-def check_call(case: Case, name: str, call: dict[str, Any]) -> None:
+def check_call(case: Case, name: str, call: Mapping[str, Any]) -> None:
     """Compare every result of one call."""
     if call["fn"] == "make_block_causal_masks":
         output = _masks(case, call)
         compare_output(case, output, f"{name}/", atol=0, dtype=torch.float32)
         return
     if call["fn"] == "generate_linear_features":  # "for debugging only", says the official code: not built
+        call["kwargs"]
         _linear_features_are_refused()
         return
     wanted = {key for key in case.arrays if key == f"out/{name}" or key.startswith(f"out/{name}/")}
@@ -51,7 +52,7 @@ def check_call(case: Case, name: str, call: dict[str, Any]) -> None:
     assert not wanted, f"nothing of ours was compared with {wanted}"
 
 
-def _results(case: Case, call: dict[str, Any]) -> Results:
+def _results(case: Case, call: Mapping[str, Any]) -> Results:
     match call["fn"]:
         case "get_sequence_length":
             yield "", row_lengths(case.tensor(call["input"]))
@@ -101,7 +102,7 @@ def _linear_features_are_refused() -> None:
         config_from_official(official | {"position_encoding_type": "absolute", "position_encoding": "linear"})
 
 
-def _masks(case: Case, call: dict[str, Any]) -> Output:
+def _masks(case: Case, call: Mapping[str, Any]) -> Output:
     tokens = case.tensor(call["input"])
     per_position = call["latents_per_position"]
     config = PerceiverARConfig(
@@ -142,7 +143,7 @@ def _shifted(rows: Tensor) -> Results:
         yield "/targets", rows[:, 1:]  # ours has no use for the positions of targets
 
 
-def _from_the_end(case: Case, call: dict[str, Any]) -> Tensor:
+def _from_the_end(case: Case, call: Mapping[str, Any]) -> Tensor:
     """Positions of the model, in the order of right-padded rows."""
     tokens = case.tensor(call["input"])
     seq_len, lengths = tokens.shape[1], row_lengths(tokens)
@@ -154,7 +155,7 @@ def _from_the_end(case: Case, call: dict[str, Any]) -> Tensor:
     return case.tensor(call["positions"]).gather(1, steps) if "positions" in call else steps
 
 
-def _fourier(case: Case, call: dict[str, Any]) -> Tensor:
+def _fourier(case: Case, call: Mapping[str, Any]) -> Tensor:
     options = call["kwargs"]
     if "build_linear_positions" in call:
         (size,) = call["build_linear_positions"]
@@ -169,7 +170,7 @@ def _fourier(case: Case, call: dict[str, Any]) -> Tensor:
     )
 
 
-def _rotated(case: Case, call: dict[str, Any]) -> Tensor:
+def _rotated(case: Case, call: Mapping[str, Any]) -> Tensor:
     x = case.tensor(call["x"]).transpose(1, 2)  # [b, n, h, d] there, [b, h, n, d] here
     share = RotaryPositions(channel_share=call["fraction_to_rotate"], head_share=call["fraction_heads_to_rotate"])
     turn = Rotation.at(
@@ -181,7 +182,7 @@ def _rotated(case: Case, call: dict[str, Any]) -> Tensor:
     return turn(x).transpose(1, 2)
 
 
-def _cross_entropy(case: Case, call: dict[str, Any]) -> Results:
+def _cross_entropy(case: Case, call: Mapping[str, Any]) -> Results:
     logits = case.tensor(call["logits"]).requires_grad_()
     loss, z = cross_entropy(
         logits, case.tensor(call["targets"]), z_loss=call["z_loss"], label_smoothing=call["label_smoothing"]
@@ -194,7 +195,7 @@ def _cross_entropy(case: Case, call: dict[str, Any]) -> Results:
     yield "/grad_of_sum_unweighted", gradient
 
 
-def _blocks(case: Case, call: dict[str, Any]) -> Results:
+def _blocks(case: Case, call: Mapping[str, Any]) -> Results:
     events, positions = case.tensor(call["events"]), case.tensor(call["event_idxs"])
     size = call["max_context_length"]
     blocks = evaluation_blocks(len(events), max_len=size, stride=call["block_eval_window"])
@@ -209,7 +210,7 @@ def _blocks(case: Case, call: dict[str, Any]) -> Results:
     yield "/input_lengths", rows(torch.arange(1, len(events) + 1))
 
 
-def _buckets(case: Case, call: dict[str, Any]) -> Results:
+def _buckets(case: Case, call: Mapping[str, Any]) -> Results:
     places = (case.tensor(call["input_lengths"]) - 1).clamp(min=0)
     yield "/bucket_index", torch.bucketize(places, torch.tensor(BUCKETS), right=True) - 1
     yield "/bucket_edges", torch.tensor([*zip(BUCKETS, (*BUCKETS[1:], float("inf")), strict=True)])
