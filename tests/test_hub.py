@@ -127,6 +127,28 @@ def test_weights_of_another_model_are_refused(saved: Path) -> None:
         read_model(saved)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dim", 7 * 2**12, r"does not fit the model: .* has shape \[14\], the model \[28672\]"),
+        ("dim", 7 * 2**40, "does not fit the model: "),
+        ("vocab_size", 2**40, r"has shape \[13\], the model \[1099511627776\]"),
+        ("depth", 10**9, "the config describes a model of far more"),
+    ],
+)
+def test_a_config_of_a_far_larger_model_takes_no_memory(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: int, message: str
+) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    values["model"][field] = value
+    (saved / "config.json").write_text(json.dumps(values))
+    devices = []
+    monkeypatch.setattr(hub, "build", lambda config: devices.append(torch.get_default_device().type) or build(config))
+    with pytest.raises(ValueError, match=message):
+        read_model(saved)
+    assert devices == ["meta"]
+
+
 def test_misfits_are_listed() -> None:
     model = nn.Linear(3, 2)
     tensors = {"weight": torch.zeros(2, 5), "scale": torch.zeros(1)}

@@ -16,6 +16,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from perceivers.device import seeded
 from perceivers.models.build import build
@@ -97,16 +98,14 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
     try:
         saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         tokenizer, values = saved["tokenizer"], saved["model"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{directory / CONFIG} is not a model's config: {error!r}") from error
     try:
         config = from_dict(ModelConfig, values)
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}") from error
-    with seeded(0):  # weights are drawn and replaced
-        model = build(config)
-    load_weights(model, read_tensors(directory / WEIGHTS), source=str(directory / WEIGHTS))
-    return model, tokenizer
+    weights = read_tensors(directory / WEIGHTS)
+    return build_with(config, weights, source=str(directory / WEIGHTS)), tokenizer
 
 
 def read_pictures(directory: Path) -> PictureReading | None:
@@ -189,8 +188,49 @@ def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
+def build_with(config: ModelConfig, tensors: dict[str, torch.Tensor], *, source: str) -> nn.Module:
+    """The model that `config` describes, with `tensors` for its weights.
+
+    It is first built without numbers, so that a config that does not belong to the weights takes no memory.
+
+    Raises:
+        ValueError: Lists what is missing, unknown or of another shape.
+    """
+    counted = 0
+
+    def count(*_: object) -> None:
+        nonlocal counted
+        counted += 1
+        if counted > 4 * len(tensors) + 1000:  # some are registered more than once
+            raise ValueError(f"{source} holds {len(tensors)} tensors, the config describes a model of far more")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            sketch = build(config)
+    except (RuntimeError, OverflowError) as error:  # no machine can number such tensors
+        raise ValueError(f"{source} does not fit the model: {str(error).splitlines()[0]}") from error
+    finally:
+        hook.remove()
+    check_weights(sketch, tensors, source=source)
+    with seeded(0):  # weights are drawn and replaced
+        model = build(config)
+    model.load_state_dict(tensors)
+    return model
+
+
 def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
     """Copy `tensors` into `model`; names and shapes must be exactly its own.
+
+    Raises:
+        ValueError: Lists what is missing, unknown or of another shape.
+    """
+    check_weights(model, tensors, source=source)
+    model.load_state_dict(tensors)
+
+
+def check_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
+    """Compare names and shapes of `tensors` with those of `model`.
 
     Raises:
         ValueError: Lists what is missing, unknown or of another shape.
@@ -206,7 +246,6 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], *, source: 
     if problems:
         shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ValueError(f"{source} does not fit the model: {shown}")
-    model.load_state_dict(tensors)
 
 
 def find_model(

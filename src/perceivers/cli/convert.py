@@ -102,12 +102,10 @@ def _official(kind: str, args: Sequence[str]) -> int:
     )
     _check_free(flags.out)
     from perceivers.convert.official_files import convert
-    from perceivers.hub import load_weights
-    from perceivers.models.build import build
+    from perceivers.hub import build_with
 
     config, weights = convert(kind.removeprefix("official-"), flags.source)
-    model = build(config)
-    load_weights(model, weights, source=str(flags.source))
+    model = build_with(config, weights, source=str(flags.source))
     return _save(model, config, flags.tokenizer, flags.out)
 
 

@@ -48,7 +48,7 @@ def is_huggingface(directory: Path) -> bool:
     finish_files(directory)
     try:
         values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
 
