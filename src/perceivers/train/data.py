@@ -8,10 +8,12 @@ from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.data.loader import TokenLoader
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.masked_text import MaskedTextLoader
+from perceivers.data.music import VOCAB_SIZE as MUSIC_IDS
 from perceivers.data.picture_config import PictureConfig, WarpConfig
 from perceivers.data.picture_loader import PictureLoader
 from perceivers.data.picture_store import PictureStore
 from perceivers.data.synthetic import MirroredLoader
+from perceivers.data.text import BYTES_VOCAB_SIZE
 from perceivers.data.tokens import TokenStore
 from perceivers.data.warps import WarpLoader
 from perceivers.evaluate.pictures import check_pictures
@@ -26,8 +28,12 @@ Loader = TokenLoader | MirroredLoader | MaskedTextLoader | PictureLoader | WarpL
 
 Store = TokenStore | PictureStore
 
-PREPARE = {"tokens": "music", "masked_text": "text", "pictures": "pictures", "warps": "pictures"}
-"""What makes a store, by the kind of data."""
+PREPARE = {"masked_text": "text", "pictures": "pictures", "warps": "pictures"}
+"""What makes a store, by the kind of data; tokens can be of several."""
+PREPARE_TOKENS = {MUSIC_IDS + NUM_SPECIAL: "music", BYTES_VOCAB_SIZE + NUM_SPECIAL: "text"}
+"""What makes a store of tokens, by the ids that a model knows."""
+PRESETS = {"performance": "music_small", "bytes": "text_small", "pictures": "mnist"}
+"""A preset to begin with, by what a store holds."""
 
 
 def open_store(path: str | Path) -> Store:
@@ -61,7 +67,7 @@ def training_data(
         case _, None:
             raise ValueError(
                 "this preset needs training data: --data STORE, made by "
-                f"`perceivers prepare {PREPARE[data.kind]} DIR --out STORE`"
+                f"`perceivers prepare {_prepared(config)} DIR --out STORE`"
             )
         case DataConfig(), TokenStore():
             return store.tokenizer, _token_loader(config, data, store, order), store.fingerprint
@@ -75,15 +81,31 @@ def training_data(
         case WarpConfig(), PictureStore():
             grey = reads_grey(model, data, store)
             return "frames", WarpLoader(store.split("train"), data, grey=grey, **order), store.fingerprint
-    kind = PREPARE[data.kind]
-    raise ValueError(
-        f"{store.path} holds {store.tokenizer!r}, which data of kind {data.kind!r} are not made of: "
-        f"give a store made by `perceivers prepare {kind}`, or choose another preset"
+    raise _wrong_store(config, store)
+
+
+def _prepared(config: TrainConfig) -> str:
+    """The kind of `perceivers prepare` that makes what a run learns from."""
+    if not isinstance(config.data, DataConfig):
+        return PREPARE[config.data.kind]
+    return PREPARE_TOKENS.get(getattr(config.model, "vocab_size", 0), "tokens")
+
+
+def _wrong_store(config: TrainConfig, store: Store) -> ValueError:
+    other = f"another preset, such as {PRESETS[store.tokenizer]}" if store.tokenizer in PRESETS else "another preset"
+    why = "which is not what this preset learns from"
+    if isinstance(config.data, DataConfig) == isinstance(store, PictureStore):
+        why = f"which data of kind {config.data.kind!r} are not made of"
+    return ValueError(
+        f"{store.path} holds {store.tokenizer!r}, {why}: "
+        f"give a store made by `perceivers prepare {_prepared(config)}`, or choose {other}"
     )
 
 
 def _token_loader(config: TrainConfig, data: DataConfig, store: TokenStore, order: dict[str, Any]) -> TokenLoader:
     model = sequence_model(config.model)
+    if (data.transpose or data.stretches) and store.tokenizer != "performance":
+        raise _wrong_store(config, store)
     check_store(store, model)
     return TokenLoader(
         store.split("train"),
