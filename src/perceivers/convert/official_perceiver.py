@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perceivers.convert.official_perceiver_names import official_names
-from perceivers.convert.parameters import misnamed, refuse
+from perceivers.convert.parameters import check_counterparts, misnamed, refuse
 from perceivers.models.feature_config import AudioFeatures, ConvFeatures, MelFeatures, PatchFeatures, PointFeatures
 from perceivers.models.input_config import MultimodalInputConfig
 from perceivers.models.output_config import AverageOutputConfig
@@ -47,8 +47,7 @@ def convert_params(
     averages = {name: value for name, value in (state or {}).items() if name.endswith("_ema/average")}
     given = {**params, **averages}
     sources = official_names(config)
-    if other := sorted(shapes.keys() - counters - sources.keys()):
-        raise ValueError(f"the official code has nothing like {other[0]} of this config")
+    check_counterparts(sources, shapes.keys() - counters)
     wanted = {name for names in sources.values() for name in names}
     problems = misnamed(given, wanted)
     converted = {}

@@ -21,14 +21,25 @@ def joined(params: Mapping[str, np.ndarray], sources: Names, shapes: Mapping[str
     """Our `state_dict`, with the given shapes, from Haiku's parameters: linear weights are transposed.
 
     Raises:
-        ValueError: Lists parameters that are missing, unknown or of another shape.
+        ValueError: Lists parameters that are missing, unknown or of another shape; or ours has one of a kind that the
+            official code has not.
     """
-    assert sources.keys() == shapes.keys()
+    check_counterparts(sources, shapes)
     check_fit(params, {n: shape for ours, names in sources.items() for n, shape in _official(names, shapes[ours])})
     return {
         ours: torch.cat([torch.from_numpy(np.ascontiguousarray(_turned(name, params[name]))) for name in names])
         for ours, names in sources.items()
     }
+
+
+def check_counterparts(sources: Names, ours: Iterable[str]) -> None:
+    """Check that each of our parameters is made of official ones.
+
+    Raises:
+        ValueError: The official code has nothing like one of them.
+    """
+    if other := sorted(sources.keys() ^ set(ours)):
+        raise ValueError(f"the official code has nothing like {other[0]} of this config")
 
 
 def _turned(name: str, value: np.ndarray) -> np.ndarray:
