@@ -89,7 +89,7 @@ def whole_run(bench: Bench) -> None:
 
 
 def _train(config: TrainConfig, out: Path, *, resume: bool = False) -> Any:
-    hooks = {"evaluate": evaluation(config, None), "sample": sampler(config, out, "copy")}
+    hooks = {"evaluate": evaluation(config, None), "sample": sampler(config, out, None)}
     return train(config, out, resume=resume, progress=False, **hooks)  # pyright: ignore[reportArgumentType]
 
 

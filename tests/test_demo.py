@@ -41,6 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "bach_demo", tiny)
     monkeypatch.setattr(demo, "PROMPT_SECONDS", 2.0)
     monkeypatch.setattr(demo, "CONTINUATION_SECONDS", 3.0)
+    monkeypatch.setattr(demo, "PIECE_SECONDS", 4.0)
 
 
 @pytest.mark.usefixtures("small")
@@ -57,6 +58,7 @@ def test_demo_makes_its_files_and_says_what_they_are(tmp_path: Path, capsys: pyt
         "Perceiver AR",
         "95 %",
         "What to try next",
+        "keys at once",
         "perceivers train music_small",
     ):
         assert words in printed

@@ -19,9 +19,9 @@ from perceivers.evaluate.likelihood import Likelihood, score
 from perceivers.evaluate.mixing import MixingCounter
 from perceivers.evaluate.music_coding import SIZES, code_music
 from perceivers.evaluate.ngram import Unigram, choose_order
+from perceivers.evaluate.playing import Playing, play
 from perceivers.evaluate.plots import plot_training
-from perceivers.generate.config import SamplingConfig
-from perceivers.generate.constraints import PlayableKeys
+from perceivers.generate.config import usual_sampling
 from perceivers.generate.files import shift_steps
 from perceivers.generate.loaded import Loaded, load
 from perceivers.presets import bach_demo
@@ -30,6 +30,8 @@ from perceivers.train.loop import train
 from perceivers.train.metrics import read_metrics
 
 PROMPT_SECONDS, CONTINUATION_SECONDS = 10.0, 40.0
+PIECE_SECONDS = 30.0
+"""Length of the continued chorales whose use of the keys is counted."""
 MAX_TOKENS = 2000
 """Most tokens of a continuation, whatever it plays."""
 
@@ -54,6 +56,8 @@ class DemoResult:
     """Name of the chorale that was continued."""
     continuation_seconds: float
     """Length of what the model added."""
+    playing: Playing
+    """The openings of the test chorales played on, beside the chorales."""
     minutes: float
     """All that was done, together."""
 
@@ -94,6 +98,8 @@ def _run(config: TrainConfig, out: Path, *, started: float) -> DemoResult:
     lines = {"unigram": unigram / tokens, f"{order}-gram": float(ngram.sum() / tokens)}
     lines["mixing counter"] = score_counter(splits) / tokens
     name, length = continue_chorale(loaded, splits["test"][0], out, seed=config.seed)
+    playing = play(loaded, store.split("test"), prompt_seconds=PROMPT_SECONDS, length=PIECE_SECONDS)
+    assert playing is not None  # chorales are long enough
     plot_training(read_metrics(out / "run"), out / "training.png", baselines=lines, title="Bach's chorales")
     return DemoResult(
         model=likelihood,
@@ -104,6 +110,7 @@ def _run(config: TrainConfig, out: Path, *, started: float) -> DemoResult:
         comparison=paired_bootstrap(likelihood.nats, ngram, likelihood.tokens),
         continued=name,
         continuation_seconds=length,
+        playing=playing,
         minutes=(time.monotonic() - started) / 60,
     )
 
@@ -150,12 +157,16 @@ def score_counter(splits: dict[str, list[Chorale]]) -> float:
 def continue_chorale(loaded: Loaded, chorale: Chorale, out: Path, *, seed: int) -> tuple[str, float]:
     """Play on from a chorale's opening; writes continuation.mid, .wav and .png, returns its name and added seconds."""
     prompt = opening(chorale_events(chorale), PROMPT_SECONDS)
-    sampling = SamplingConfig(temperature=0.95, top_p=0.98, seed=seed)
+    sampling = replace(usual_sampling(loaded.tokenizer), seed=seed)
     added: list[int] = []
     steps, played = 0, 0.0
     with tqdm(total=CONTINUATION_SECONDS, desc="playing", bar_format="{desc}: {n:.0f} of {total:.0f} s |{bar}|") as bar:
         for token in loaded.stream(
-            prompt, max_tokens=MAX_TOKENS, sampling=sampling, stop_at_end=False, constraint=PlayableKeys
+            prompt,
+            max_tokens=MAX_TOKENS,
+            sampling=sampling,
+            stop_at_end=False,
+            constraint=loaded.usual_constraint(),
         ):
             added.append(token)
             steps += shift_steps(token)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -19,12 +19,15 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from perceivers.device import seeded
+from perceivers.key_use import KeyUse
 from perceivers.models.build import build
 from perceivers.models.config import ModelConfig
 from perceivers.nearest import check_source, no_such, suggestion
 from perceivers.picture_reading import PictureReading
 from perceivers.records import from_dict, to_dict
 from perceivers.writing import Write, finish_files, replace_files
+
+Learned = TypeVar("Learned")
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OLD_WEIGHTS = "pytorch_model.bin"
@@ -33,8 +36,8 @@ OLD_WEIGHTS = "pytorch_model.bin"
 HUB_SECONDS = 5.0
 """Time that the hub has to say whether it has a model."""
 
-PICTURES = "pictures"
-"""Entry of config.json that says how pictures are read."""
+PICTURES, KEYS = "pictures", "keys"
+"""Entries of config.json: how pictures are read, how the music of its training uses the keys."""
 PREPROCESSOR = "preprocessor_config.json"
 """How a model of transformers wants pictures."""
 
@@ -51,16 +54,24 @@ def write_model(
     directory: Path,
     *,
     pictures: PictureReading | None = None,
+    keys: KeyUse | None = None,
 ) -> None:
     """Write model.safetensors, `weights`, and config.json, in place of an older model's or not at all.
 
-    `pictures` says how the model wants pictures, and what their classes are called; None where it reads others.
+    Args:
+        weights: By their names in the model.
+        config: Of the model.
+        tokenizer: What made the ids that it reads.
+        directory: Made if it is not there.
+        pictures: How it wants pictures, and what their classes are called; None where it reads others.
+        keys: How the music of its training uses the keys; None where it plays none, or nobody counted.
 
     Raises:
         OSError: The disk is full or not writable; what was there is as it was.
     """
     values = {"tokenizer": tokenizer, "model": to_dict(config)}
-    values |= {} if pictures is None else {PICTURES: to_dict(pictures)}
+    learned = {PICTURES: pictures, KEYS: keys}
+    values |= {name: to_dict(record) for name, record in learned.items() if record is not None}
     write_config_and_weights(values, weights, directory)
 
 
@@ -114,12 +125,25 @@ def read_pictures(directory: Path) -> PictureReading | None:
     Raises:
         ValueError: It is damaged.
     """
+    return _read_learned(directory, PICTURES, PictureReading)
+
+
+def read_keys(directory: Path) -> KeyUse | None:
+    """How the music of a model's training uses the keys; None where its config.json does not say.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    return _read_learned(directory, KEYS, KeyUse)
+
+
+def _read_learned(directory: Path, name: str, cls: type[Learned]) -> Learned | None:
     path = directory / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8")).get(PICTURES)
-        return None if values is None else from_dict(PictureReading, values)
+        values = json.loads(path.read_text(encoding="utf-8")).get(name)
+        return None if values is None else from_dict(cls, values)
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: {PICTURES}: {error}") from error
+        raise ValueError(f"{path}: {name}: {error}") from error
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -11,7 +11,13 @@ from perceivers.data.config import CopyConfig, DataConfig
     [
         ({"batch_size": 0}, "batch_size=0 must be at least 1 row"),
         ({"min_crop": 0}, "min_crop=0 must be at least 1 input"),
-        ({"min_crop": 3, "crop": "cover"}, "min_crop has no meaning with crop='cover'"),
+        ({"min_crop": 3, "crop": "cover"}, "min_crop has no meaning with crop='cover', whose crops are fixed"),
+        (
+            {"min_crop": 3, "crop": "uniform"},
+            "min_crop has no meaning with crop='uniform', which weights all tokens alike",
+        ),
+        ({"late_offs": 1.5}, "late_offs=1.5 must lie in 0..1"),
+        ({"late_offs": float("nan")}, "late_offs=nan must lie in 0..1"),
         ({"transpose": -1}, r"transpose=-1 must lie in 0\.\.12 semitones"),
         ({"transpose": 13}, r"transpose=13 must lie in 0\.\.12 semitones"),
         ({"stretch": ()}, r"stretch=\(\) must be one or more factors in 0\.5\.\.2"),

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from perceivers.data.batch import EOS, SOS, TokenBatch
+from perceivers.data.batch import EOS, NUM_SPECIAL, SOS, TokenBatch
 from perceivers.data.config import DataConfig
 from perceivers.data.loader import TokenLoader, epoch_order, prefetch
 from perceivers.data.music import NOTE_OFF, NOTE_ON, TIME_SHIFT
 from perceivers.data.tokens import TokenSplit
+from perceivers.data.windows import num_windows, window_stop, window_weights
+from perceivers.evaluate.prediction import targets_of
 
 SIGNIFICANT = 4.0
 """Counts may be this many standard deviations away from what is expected; they are the same in every run."""
@@ -116,30 +118,79 @@ def test_the_offset_is_added_to_data_alone() -> None:
 # Crops weighted by length
 
 
-@pytest.mark.parametrize(("min_crop", "lengths"), [(1, (2, 29, 5)), (3, (2, 29, 5)), (1, (1,))])
-def test_uniform_crops_stop_anywhere_equally_often(min_crop: int, lengths: tuple[int, ...]) -> None:
+def losses_of(batch: TokenBatch, num_targets: int) -> dict[int, float]:
+    """Weight of the loss of each token of a batch."""
+    labels, mask, weights = targets_of(batch, num_latents=num_targets)
+    assert weights is not None
+    found: dict[int, float] = {}
+    for token, weight in zip(labels[mask].tolist(), weights[mask].tolist(), strict=True):
+        found[token] = found.get(token, 0.0) + weight
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seq_len", "num_targets"), [((2, 29, 5), 5, 3), ((3, 17, 1), 13, 7), ((1,), 5, 3), ((40,), 11, 10)]
+)
+def test_uniform_crops_weight_every_token_alike(lengths: tuple[int, ...], seq_len: int, num_targets: int) -> None:
+    """Counted exactly: each window once."""
     split = split_of(*lengths)
-    loader = TokenLoader(
-        split, DataConfig(batch_size=13, crop="uniform", min_crop=min_crop), seq_len=5, num_targets=2, seed=5
-    )
-    rows = [row for step in range(100) for row in rows_of(loader.batch(step))]
-    expected_rows = {
-        tuple(document[max(0, stop - 5) : stop])
-        for document in documents_of(split)
-        for stop in range(min(min_crop + 1, len(document)), len(document) + 1)
-    }
-    counts = Counter(map(tuple, rows))
-    assert set(counts) == expected_rows
-    expected = len(rows) / len(expected_rows)
-    assert max(abs(count - expected) for count in counts.values()) <= SIGNIFICANT * expected**0.5
+    config = DataConfig(batch_size=1, crop="uniform")
+    loader = TokenLoader(split, config, seq_len=seq_len, num_targets=num_targets, seed=5)
+    sums: Counter[int] = Counter()
+    for index, document in enumerate(documents_of(split)):
+        length = len(document)
+        for window in range(int(num_windows(split.lengths[index : index + 1] + 2, num_targets)[0])):
+            stop = window_stop(length, num_targets, window)
+            weights = window_weights(length, num_targets, stop)
+            assert len(weights) == min(num_targets, length - 1)
+            for token, weight in zip(document[stop - len(weights) : stop], weights, strict=True):
+                sums[token] += weight
+    per_token = {token: weight / (len(lengths) if token == EOS else 1) for token, weight in sums.items()}
+    assert set(per_token) == {token for document in documents_of(split) for token in document[1:]}
+    assert set(np.round(list(per_token.values()), 9)) == {num_targets}
+    # And drawn, by the loader.
+    drawn: Counter[int] = Counter()
+    for step in range(2000):
+        drawn.update(losses_of(loader.batch(step), num_targets))  # pyright: ignore[reportArgumentType]
+    per_token = {token: weight / (len(lengths) if token == EOS else 1) for token, weight in drawn.items()}
+    expected = sum(drawn.values()) / (sum(lengths) + len(lengths))
+    assert max(abs(weight - expected) for weight in per_token.values()) < 0.2 * expected
+
+
+def test_uniform_crops_end_anywhere() -> None:
+    split = split_of(11)
+    loader = TokenLoader(split, DataConfig(batch_size=1, crop="uniform"), seq_len=7, num_targets=4, seed=5)
+    rows = [rows_of(loader.batch(step))[0] for step in range(400)]
+    assert {row[-1] for row in rows} == set(documents_of(split)[0][4:])
+    assert all(len(row) >= 5 for row in rows)  # no row has fewer targets than it could
 
 
 def test_an_epoch_of_uniform_crops_is_evenly_spread() -> None:
-    loader = TokenLoader(split_of(500), DataConfig(batch_size=1, crop="uniform", min_crop=1), seq_len=50, seed=5)
-    assert loader.rows_per_epoch == 10
-    stops = sorted(int(loader.batch(step).positions.max()) for step in range(10))
-    # 501 stops, from position 2 on; each tenth of them has one.
-    assert [int((stop - 2) / 50.1) for stop in stops] == list(range(10))
+    loader = TokenLoader(split_of(491), DataConfig(batch_size=1, crop="uniform"), seq_len=50, num_targets=8, seed=5)
+    assert loader.rows_per_epoch == 61
+    stops = sorted(int(loader.batch(step).positions.max()) for step in range(61))
+    # 489 windows, two more at each end than elsewhere; each 61st of them, about 8, has one.
+    assert max(np.diff(stops)) <= 17
+
+
+# Note-offs that come late
+
+
+def test_late_offs_change_inputs_and_targets_of_some_rows_and_keep_the_positions_counted() -> None:
+    pairs = np.array([[NOTE_ON + 60, TIME_SHIFT + 9, NOTE_OFF + 60, NOTE_ON + 62, TIME_SHIFT + 9, NOTE_OFF + 62]] * 29)
+    ids = pairs.reshape(-1).astype(np.uint16)
+    split = TokenSplit("train", ids, np.array([0, len(ids)]), ["piece"])
+    config = DataConfig(batch_size=7, crop="uniform", late_offs=0.5)
+    loader = TokenLoader(split, config, seq_len=61, num_targets=17, seed=3)
+    batch = loader.batch(1)
+    assert batch.targets is not None
+    differ = batch.targets != batch.tokens
+    assert 0 < differ.sum() < 0.7 * batch.lengths.sum()
+    wanted = batch.targets[differ] - NUM_SPECIAL
+    assert ((wanted >= NOTE_OFF) & (wanted < TIME_SHIFT)).all()
+    for positions, length in zip(batch.positions[..., 0], batch.lengths.tolist(), strict=True):
+        assert (positions[:length].diff() == 1).all()
+    assert same(batch, loader.batch(1))
 
 
 # Every token once

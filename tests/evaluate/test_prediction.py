@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ def ragged(*lengths: int) -> TokenBatch:
 
 def test_every_latent_predicts_the_next_token(model: nn.Module) -> None:
     batch = ragged(8)
-    logits, (labels, mask) = predict(model, batch, num_latents=3)
+    logits, (labels, mask, _) = predict(model, batch, num_latents=3)
     assert labels.tolist() == [batch.tokens[0, -3:].tolist()]
     assert mask.tolist() == [[True, True, True]]
     expected = model(batch.tokens[:, :-1], positions=batch.positions[:, :-1], num_latents=3)
@@ -38,7 +40,7 @@ def test_every_latent_predicts_the_next_token(model: nn.Module) -> None:
 def test_a_row_of_a_ragged_batch_is_that_row_alone(model: nn.Module) -> None:
     lengths = (12, 2, 7, 4, 9)
     batch = ragged(*lengths)
-    logits, (labels, mask) = predict(model, batch, num_latents=5)
+    logits, (labels, mask, _) = predict(model, batch, num_latents=5)
     assert mask.sum(1).tolist() == [5, 1, 5, 3, 5]
     for row, length in enumerate(lengths):
         alone = TokenBatch(
@@ -49,8 +51,21 @@ def test_a_row_of_a_ragged_batch_is_that_row_alone(model: nn.Module) -> None:
         torch.testing.assert_close(logits[row][mask[row]], expected[0], rtol=1e-9, atol=1e-12)
 
 
+def test_targets_and_weights_of_their_own(model: nn.Module) -> None:
+    batch = ragged(8, 5)
+    wanted, counted = batch.tokens.clone(), torch.arange(16.0).reshape(2, 8)
+    wanted[0, 7], wanted[1, 4] = 11, 12
+    asked = replace(batch, targets=wanted, weights=counted).to("cpu")
+    logits, (labels, mask, weights) = predict(model, asked, num_latents=3)
+    torch.testing.assert_close(logits, predict(model, batch, num_latents=3)[0])  # the inputs are what they were
+    assert mask.all()
+    assert labels.tolist() == [[*batch.tokens[0, 5:7].tolist(), 11], [*batch.tokens[1, 2:4].tolist(), 12]]
+    assert weights is not None
+    assert weights.tolist() == [[5, 6, 7], [10, 11, 12]]
+
+
 def test_no_more_latents_than_inputs(model: nn.Module) -> None:
-    logits, (labels, mask) = predict(model, ragged(3, 2), num_latents=5)
+    logits, (labels, mask, _) = predict(model, ragged(3, 2), num_latents=5)
     assert logits.shape == (2, 2, 13)
     assert mask.tolist() == [[True, True], [False, True]]
     assert labels.shape == (2, 2)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perceivers.data.key_counter import KeyUseCounter
 from perceivers.data.music import NOTE_OFF, NOTE_ON, TIME_SHIFT, VELOCITY, VOCAB_SIZE
 from perceivers.generate.constraints import InterleavedIds, PlayableKeys, usual_constraint
+from perceivers.key_use import KeyUse
 
 C, E, G = 60, 64, 67
 
@@ -67,6 +69,50 @@ def test_a_second_generation_starts_anew(before: list[int], after: list[int]) ->
     np.testing.assert_array_equal(constraint(after), PlayableKeys()(after))
     longer = [*after, NOTE_ON + G + 1]
     np.testing.assert_array_equal(constraint(longer), PlayableKeys()(longer))
+
+
+HANDS = KeyUse(held_steps=(20, 30, 40, 50, 900), down=(1, 1, 2, 2, 9))
+"""Half a second and two keys, but for a thousandth."""
+
+
+def test_time_does_not_pass_the_longest_hold() -> None:
+    allowed = PlayableKeys(HANDS)([NOTE_ON + C, TIME_SHIFT + 9, NOTE_ON + E, TIME_SHIFT + 29])
+    assert np.flatnonzero(allowed[TIME_SHIFT:VELOCITY]).tolist() == list(range(10))  # 1 to 10 of 50 steps are left
+    assert allowed[[NOTE_OFF + C, NOTE_OFF + E, VELOCITY]].all()
+    later = PlayableKeys(HANDS)([NOTE_ON + C, TIME_SHIFT + 9, NOTE_ON + E, TIME_SHIFT + 29, NOTE_OFF + C])
+    assert np.flatnonzero(later[TIME_SHIFT:VELOCITY]).tolist() == list(range(20))
+
+
+def test_a_key_that_was_held_for_the_longest_time_can_only_go_up() -> None:
+    played = [NOTE_ON + E, TIME_SHIFT + 9, NOTE_ON + C, TIME_SHIFT + 39]
+    assert np.flatnonzero(PlayableKeys(HANDS)(played)).tolist() == [NOTE_OFF + E]
+    prompt = [NOTE_ON + E, NOTE_ON + C, TIME_SHIFT + 99, TIME_SHIFT + 99]  # longer than that: both at once
+    assert np.flatnonzero(PlayableKeys(HANDS)(prompt)).tolist() == [NOTE_OFF + C, NOTE_OFF + E]
+    assert PlayableKeys(HANDS)([*prompt, NOTE_OFF + C, NOTE_OFF + E])[NOTE_ON:NOTE_OFF].all()
+
+
+def test_no_more_keys_go_down_than_hands_have() -> None:
+    assert PlayableKeys(HANDS)([NOTE_ON + C])[NOTE_ON + E]
+    full = PlayableKeys(HANDS)([NOTE_ON + C, NOTE_ON + E])
+    assert not full[NOTE_ON:NOTE_OFF].any()
+    assert full[[NOTE_OFF + C, NOTE_OFF + E, TIME_SHIFT, VELOCITY]].all()
+
+
+def test_whatever_is_drawn_stays_within_the_hands() -> None:
+    rng, constraint = np.random.default_rng(0), PlayableKeys(HANDS)
+    ids: list[int] = []
+    for _ in range(1009):
+        ids.append(int(rng.choice(np.flatnonzero(constraint(ids)))))
+    counter = KeyUseCounter()
+    counter.add(np.array(ids))
+    assert max(counter.held) == 50
+    assert max(counter.down) == 2
+
+
+def test_a_second_generation_forgets_the_time() -> None:
+    constraint = PlayableKeys(HANDS)
+    constraint([NOTE_ON + C, TIME_SHIFT + 40])
+    np.testing.assert_array_equal(constraint([NOTE_ON + C]), PlayableKeys(HANDS)([NOTE_ON + C]))
 
 
 def test_lone_note_offs_of_a_prompt_do_no_harm() -> None:

@@ -118,7 +118,7 @@ class Recorder(nn.Module):
 def shifted(batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, their positions and targets as `predict` cuts them, right-padded with zeros."""
     recorder = Recorder()
-    _, (labels, mask) = predict(recorder, batch, num_latents=batch.tokens.shape[1] - 1)
+    _, (labels, mask, _) = predict(recorder, batch, num_latents=batch.tokens.shape[1] - 1)
     real = torch.arange(mask.shape[1]) < recorder.lengths[:, None]
     targets = torch.zeros_like(labels)
     targets[real] = labels[mask]  # each row's labels stand at its right end

@@ -104,7 +104,7 @@ def check_loss(case: Case, dtype: torch.dtype, backend: str, name: str, smoothin
         assert torch.equal(positions[real], stored[real])
 
     config = CrossEntropy(z_loss=case.info["loss"]["z_loss"], label_smoothing=smoothing)
-    logits, (labels, mask) = predict(model, batch, num_latents=model.config.num_latents)
+    logits, (labels, mask, _) = predict(model, batch, num_latents=model.config.num_latents)
     assert torch.equal(mask.long(), case.tensor("out/loss_mask"))
     if (stored := case.maybe("out/latent_last_steps")) is not None:
         assert torch.equal(latent_steps(batch.lengths - 1, mask.shape[1]).clamp(min=-1), stored)

@@ -33,7 +33,7 @@ def batch() -> TokenBatch:
 
 def test_sums_are_over_real_tokens(model: nn.Module, batch: TokenBatch) -> None:
     loss = objective_loss(model, batch, PLAIN)
-    logits, (labels, mask) = predict(model, batch, num_latents=5)
+    logits, (labels, mask, _) = predict(model, batch, num_latents=5)
     nats = -logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
     assert count_targets(batch, model.config, PLAIN) == 5 + 2
     torch.testing.assert_close(loss.shown["nats"], nats[mask].sum())
@@ -51,7 +51,7 @@ def test_what_is_minimised_is_told_apart_from_nats(model: nn.Module, batch: Toke
     plain = objective_loss(model, batch, PLAIN)
     full = objective_loss(model, batch, CrossEntropy(z_loss=0.01, label_smoothing=0.2))
     torch.testing.assert_close(full.shown["nats"], plain.shown["nats"])
-    logits, (labels, mask) = predict(model, batch, num_latents=5)
+    logits, (labels, mask, _) = predict(model, batch, num_latents=5)
     expected, z = cross_entropy(logits[mask], labels[mask], z_loss=0.01, label_smoothing=0.2)
     torch.testing.assert_close(full.sum, expected.sum())
     torch.testing.assert_close(full.shown["z_loss"], z.sum())

@@ -27,6 +27,7 @@ def run(args: Sequence[str]) -> int:
     """Parse, run the demo, print the table."""
     options = parse(DemoArgs, args, prog="perceivers demo", description=DESCRIPTION)
     from perceivers.demo import run_demo
+    from perceivers.evaluate.playing import played, playing_rows
 
     result = run_demo(options.out, minutes=options.minutes, seed=options.seed)
     fewer = result.comparison.percent_fewer
@@ -40,6 +41,8 @@ def run(args: Sequence[str]) -> int:
     ]
     print(f"\n{table(rows, right=(1,))}")
     print(f"\n{scored}; nats fewer than the n-gram's: {fewer.value:.1f} % (95 %: {fewer.low:.1f} to {fewer.high:.1f}).")
+    playing = result.playing.numbers()
+    print(f"\n{played(playing)}\n{table(playing_rows(playing))}")
     print(f"\nContinued {result.continued} by {result.continuation_seconds:.0f} s. In {options.out}/:")
     print("  continuation.wav   listen to it")
     print("  continuation.png   its piano roll, opening and continuation in two colours")

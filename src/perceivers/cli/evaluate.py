@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from perceivers.cli import evaluate_io
-from perceivers.cli.console import as_json, counted, failed, table
+from perceivers.cli.console import as_json, counted, failed, note, table
 from perceivers.cli.flags import CONFIG, parse, read_config
 from perceivers.data.config import CopyConfig
 from perceivers.nearest import check_source
@@ -52,6 +52,9 @@ class EvaluateFlags:
     baselines: bool = False
     """Next tokens only: also score models that count the train split: n-grams, for music also a mixing counter. Takes
     minutes and gigabytes for large stores."""
+    pieces: int = 20
+    """Music: so many pieces of the split, at most, are played on by the model after 10 s, up to 30 s, to set its use of
+    the keys beside theirs; 0 leaves it out."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of matrix products."""
     device: str = "auto"
@@ -84,6 +87,7 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
     """Scores of a store's split."""
     from perceivers.data.tokens import TokenStore
     from perceivers.evaluate.likelihood import score
+    from perceivers.evaluate.playing import play
     from perceivers.train.data import check_store, open_store, sequence_model
     from perceivers.train.data_record import recorded_store
 
@@ -94,15 +98,15 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
             "give a store of its own kind with --data"
         )
     check_store(store, sequence_model(loaded.config))
-    likelihood = score(
-        loaded.model,
-        store.split(flags.split),
-        stride=flags.stride,
-        precision=flags.precision,
-        progress=not flags.json,
-    )
+    split = store.split(flags.split)
+    likelihood = score(loaded.model, split, stride=flags.stride, precision=flags.precision, progress=not flags.json)
     data = {"data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
     result = {"run": flags.run, **data, "tokenizer": loaded.tokenizer, **numbers(likelihood, loaded.tokenizer)}
+    if loaded.tokenizer == "performance" and flags.pieces > 0:
+        if not flags.json:
+            note(f"playing on from openings of at most {flags.pieces} pieces")
+        playing = play(loaded, split, pieces=flags.pieces)
+        result["playing"] = None if playing is None else playing.numbers()
     return result | (_baselines(store, flags.split, likelihood) if flags.baselines else {})
 
 
@@ -236,4 +240,8 @@ def report(result: dict[str, Any]) -> str:
         "",
         table(positions, right=(0, 1, 2)),
     ]
+    if (playing := result.get("playing")) is not None:
+        from perceivers.evaluate.playing import played, playing_rows
+
+        lines += ["", played(playing), table(playing_rows(playing))]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import tyro
 
 from perceivers.cli.console import command_line, failed, note, warn
 from perceivers.cli.flags import parse
-from perceivers.generate.config import DecodingConfig, SamplingConfig
+from perceivers.generate.config import DecodingConfig, SamplingConfig, usual_sampling
 from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class GenerateFlags:
     """Tokens to add at most; 512 if it is not given and the model makes no music."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
     any_keys: bool = False
-    """Music: let keys that are down go down again, and keys that are up go up, as the model has it."""
+    """Music: let the model do with the keys what it likes: press one that is down, hold one for longer than any of its
+    training was held, or more at once than hands can."""
     samples: int = 1
     """Continuations to make at once, the j-th with seed + j; files get -1, -2, ... before their suffix."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = field(default_factory=DecodingConfig)
@@ -87,12 +88,15 @@ def run(args: Sequence[str]) -> int:
     from perceivers.generate.loaded import load
     from perceivers.models.config import SequenceConfig
 
+    # Which defaults are meant follows from the model, and which model from the flags.
     loaded = load(flags.run, device=flags.device, weights=flags.weights)
     if not isinstance(loaded.config, SequenceConfig):
         raise ValueError(
             f"{flags.run} reads {loaded.tokenizer!r} and makes nothing that comes next; ask what it says of an input: "
             f"{command_line('perceivers', 'predict', flags.run)} INPUT"
         )
+    usual = GenerateFlags(run=flags.run, sampling=usual_sampling(loaded.tokenizer))
+    flags = parse(GenerateFlags, args, prog="perceivers generate", description=DESCRIPTION, default=usual)
     for path in flags.out:
         check_output(path, loaded.tokenizer)
     check_numbers(flags, loaded.tokenizer)
@@ -201,17 +205,13 @@ def steps_of(
     flags: GenerateFlags, loaded: "Loaded", prompt: "np.ndarray"
 ) -> tuple["Iterator[Step]", int, float | None]:
     """The stream of new ids, their largest number a row, and the seconds of music at which to stop."""
-    from perceivers.data.batch import NUM_SPECIAL
-    from perceivers.generate.constraints import usual_constraint
     from perceivers.generate.decode import longest_prompt
 
     seconds = flags.seconds
     if seconds is None and flags.max_tokens is None and loaded.tokenizer == "performance":
         seconds = DEFAULT_SECONDS
     most = flags.max_tokens or (DEFAULT_TOKENS if seconds is None else math.ceil(seconds * TOKENS_A_SECOND))
-    constraint = None
-    if not flags.any_keys:
-        constraint = usual_constraint(loaded.tokenizer, loaded.sequence_config.vocab_size - NUM_SPECIAL)
+    constraint = None if flags.any_keys else loaded.usual_constraint()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         longest = longest_prompt(loaded.model, flags.decoding, most)

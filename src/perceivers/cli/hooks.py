@@ -1,11 +1,11 @@
 """What `perceivers train` looks at while a model trains."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from perceivers.data.batch import NUM_SPECIAL
 from perceivers.data.config import CopyConfig
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.picture_config import PictureConfig, WarpConfig
@@ -17,8 +17,7 @@ from perceivers.evaluate.flow import score_flow
 from perceivers.evaluate.likelihood import score
 from perceivers.evaluate.masked import score_masked
 from perceivers.evaluate.reconstruction import position_decodability, score_reconstruction
-from perceivers.generate.config import SamplingConfig
-from perceivers.generate.constraints import usual_constraint
+from perceivers.generate.config import usual_sampling
 from perceivers.generate.files import write_output
 from perceivers.generate.loaded import Loaded
 from perceivers.models.config import SequenceConfig
@@ -71,18 +70,20 @@ def _scores(config: TrainConfig, store: Store | None, model: nn.Module) -> Numbe
     raise AssertionError
 
 
-def sampler(config: TrainConfig, out: Path, tokenizer: str) -> Hook | None:
+def sampler(config: TrainConfig, out: Path, store: Store | None) -> Hook | None:
     """Writes a piece that starts from nothing to samples/step-N, as MIDI or text; None for models that make none."""
-    model_config = config.model
-    if not isinstance(model_config, SequenceConfig):
+    if not isinstance(config.model, SequenceConfig):
         return None
+    tokenizer = "copy" if store is None else store.tokenizer
+    keys = store.header.keys if isinstance(store, TokenStore) else None
     suffix = ".mid" if tokenizer == "performance" else ".txt"
 
     def sample(model: nn.Module, step: int) -> Numbers:
-        ids = Loaded(model, tokenizer).generate(
+        loaded = Loaded(model, tokenizer, keys=keys)
+        ids = loaded.generate(
             max_tokens=config.sample_tokens,
-            sampling=SamplingConfig(seed=config.seed),
-            constraint=usual_constraint(tokenizer, model_config.vocab_size - NUM_SPECIAL),
+            sampling=replace(usual_sampling(tokenizer), seed=config.seed),
+            constraint=loaded.usual_constraint(),
         )
         path = out / "samples" / f"step-{step:08d}{suffix}"
         path.parent.mkdir(exist_ok=True)

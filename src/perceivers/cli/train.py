@@ -140,7 +140,6 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
         store = recorded_store(out)
     resumed = out if flags.resume and (out / "data.json").is_file() else None
     store = numbered_as_before(config, store, init=flags.init, resumed=resumed)
-    tokenizer = "copy" if store is None else store.tokenizer
     check_memory(config)
     if config.parallel.processes > 1 and config.sample_every and os.environ.get("RANK", "0") == "0":
         note(f"no samples are written on the way, as {config.parallel.processes} processes share the model")
@@ -152,7 +151,7 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
             init=flags.init,
             resume=flags.resume,
             evaluate=evaluation(config, store),
-            sample=sampler(config, out, tokenizer),
+            sample=sampler(config, out, store),
             tensorboard=flags.tensorboard,
         )
     except KeyboardInterrupt:

@@ -1,11 +1,11 @@
 """What token loaders yield and objectives take."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 __all__ = ["EOS", "NUM_SPECIAL", "PAD", "SOS", "TokenBatch", "collate", "model_tokens"]
@@ -52,23 +52,38 @@ class TokenBatch:
     """Where each token sits in its document, counted from 1 (the SOS has 1); 0 where padded."""
     lengths: Int[Tensor, " batch"]
     """Real tokens of each row."""
+    targets: Int[Tensor, "batch seq"] | None = None
+    """What each token should have been, given those before it. None: the tokens themselves."""
+    weights: Float[Tensor, "batch seq"] | None = None
+    """How much the loss of each token counts. None: all alike."""
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on `device`; from pinned memory the copy does not block."""
-        tensors = (self.tokens, self.positions, self.lengths)
-        return type(self)(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "TokenBatch":
         """The same batch in page-locked memory, from where copies to a GPU overlap with its work."""
-        return type(self)(*(tensor.pin_memory() for tensor in (self.tokens, self.positions, self.lengths)))
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        tensors = (self.tokens, self.positions, self.lengths, self.targets, self.weights)
+        return type(self)(*(None if tensor is None else change(tensor) for tensor in tensors))  # pyright: ignore
 
 
-def collate(tokens: Sequence[Int[np.ndarray, " _"]], positions: Sequence[Int[np.ndarray, "_ axes"]]) -> TokenBatch:
+def collate(
+    tokens: Sequence[Int[np.ndarray, " _"]],
+    positions: Sequence[Int[np.ndarray, "_ axes"]],
+    *,
+    targets: Sequence[Int[np.ndarray, " _"]] | None = None,
+    weights: Sequence[Float[np.ndarray, " _"]] | None = None,
+) -> TokenBatch:
     """Make a batch of rows, padded to the longest of them.
 
     Args:
         tokens: One array of model ids per row, without padding.
         positions: One array per row, as long as its tokens.
+        targets: Likewise, where they are not the tokens themselves.
+        weights: Likewise, where not all losses count alike.
     """
     lengths = np.array([len(row) for row in tokens], dtype=np.int64)
     padded_tokens = np.full((len(tokens), int(lengths.max())), PAD, dtype=np.int64)
@@ -76,4 +91,12 @@ def collate(tokens: Sequence[Int[np.ndarray, " _"]], positions: Sequence[Int[np.
     for row, (ids, places) in enumerate(zip(tokens, positions, strict=True)):
         padded_tokens[row, : len(ids)] = ids
         padded_positions[row, : len(ids)] = places
-    return TokenBatch(*map(torch.from_numpy, (padded_tokens, padded_positions, lengths)))
+    batch = TokenBatch(*map(torch.from_numpy, (padded_tokens, padded_positions, lengths)))
+    more: dict[str, Tensor] = {}
+    for name, rows in (("targets", targets), ("weights", weights)):
+        if rows is not None:
+            padded = np.zeros(padded_tokens.shape, np.result_type(*rows))
+            for row, values in enumerate(rows):
+                padded[row, : len(values)] = values
+            more[name] = torch.from_numpy(padded)
+    return replace(batch, **more)

@@ -17,8 +17,9 @@ class DataConfig:
 
     - "random": every document once an epoch, with one crop whose end is uniform. This is the official loader of
       Perceiver AR. Documents count alike however long they are, so long ones are seen thinly.
-    - "uniform": ends are uniform over all tokens of the split, so a document is seen in proportion to its length.
-      An epoch has one row per `seq_len` tokens, evenly spread. For music and books, whose lengths differ much.
+    - "uniform": crops end anywhere, and every token of the split counts alike, first and last ones of documents too:
+      crops at both ends of a document are taken more often, and losses of tokens that are seen less or more often than
+      others count more or less (`perceivers.data.windows`). For music and books, whose lengths differ much.
     - "cover": crops end one latent window apart, as in block evaluation: every token gets a loss exactly once
       an epoch. For comparisons, and for data that is seen only once or twice.
     """
@@ -30,13 +31,16 @@ class DataConfig:
     """Which crops: "random" (official: documents count alike), "uniform" (tokens count alike), "cover" (every
     token once an epoch)."""
     min_crop: int | None = None
-    """Shortest crop, in model inputs (the official `minimum_crop_length`); documents that are shorter are taken
-    whole. None: as many as get a loss, so that the first tokens of documents are not trained on more than others."""
+    """Shortest "random" crop, in model inputs (the official `minimum_crop_length`); documents that are shorter are
+    taken whole. None: as many as get a loss; the shorter it is, the more losses fall on the first tokens."""
     transpose: int = 0
     """Music: each row is moved by a random number of semitones, at most this many up or down. 0: off."""
     stretch: tuple[float, ...] = (1.0,)
     """Music: each row's tempo is changed by a factor drawn from these; 1.05 makes it 5 % slower. Music
     Transformer used 0.95 0.975 1 1.025 1.05. A single 1: off."""
+    late_offs: float = 0.0
+    """Music: in each row a share of the note-offs, drawn from 0 to this, comes late or never, and until it comes the
+    target is that note-off: a model learns to let go of keys whose moment it missed. 0: off."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -45,10 +49,13 @@ class DataConfig:
             raise ValueError(f"crop={self.crop!r} must be 'random', 'uniform' or 'cover'")
         if self.min_crop is not None and self.min_crop < 1:
             raise ValueError(f"min_crop={self.min_crop} must be at least 1 input, or None")
-        if self.min_crop is not None and self.crop == "cover":
-            raise ValueError("min_crop has no meaning with crop='cover', whose crops are fixed; leave it out")
+        if self.min_crop is not None and self.crop != "random":
+            why = "whose crops are fixed" if self.crop == "cover" else "which weights all tokens alike"
+            raise ValueError(f"min_crop has no meaning with crop={self.crop!r}, {why}; leave it out")
         if not 0 <= self.transpose <= 12:
             raise ValueError(f"transpose={self.transpose} must lie in 0..12 semitones")
+        if not 0 <= self.late_offs <= 1:
+            raise ValueError(f"late_offs={self.late_offs} must lie in 0..1, a share of the note-offs; 0 is off")
         if not self.stretch or not all(0.5 <= factor <= 2 for factor in self.stretch):
             raise ValueError(f"stretch={self.stretch} must be one or more factors in 0.5..2; (1.0,) is off")
         if self.stretches and self.crop == "cover":

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from perceivers.key_use import KeyUse
+from perceivers.records import from_dict
+
 __all__ = [
     "FileRecord",
     "SplitRecord",
@@ -54,6 +57,8 @@ class StoreHeader:
     """What the documents came from, for people."""
     command: str | None = None
     """The command that wrote the store, for people."""
+    keys: KeyUse | None = None
+    """Music: how the documents of "train" use the keys; None in stores of other kinds, or of before it was counted."""
 
     @property
     def fingerprint(self) -> str:
@@ -74,8 +79,10 @@ class StoreHeader:
         values, fingerprint = read_header(path, kind=KIND, version=VERSION)
         try:
             splits = {name: _split_record(record) for name, record in values.pop("splits").items()}
-            header = cls(splits=splits, **values)
-        except (KeyError, TypeError, AttributeError) as error:
+            if (keys := values.pop("keys", None)) is not None:
+                keys = from_dict(KeyUse, keys)
+            header = cls(splits=splits, keys=keys, **values)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise damaged(path, f"a field is missing or wrong ({error})") from error
         if header.fingerprint != fingerprint:
             raise damaged(path, "its content does not match its own fingerprint")
@@ -88,8 +95,8 @@ def _split_record(values: dict[str, Any]) -> SplitRecord:
 
 
 def fingerprint_of(header: Any) -> str:
-    """16 hex digits that change with everything in a header, a dataclass, but `source` and `command`."""
-    content = {key: value for key, value in asdict(header).items() if key not in ("source", "command")}
+    """16 hex digits that change with everything in a header, a dataclass, but what is for people or follows from it."""
+    content = {key: value for key, value in asdict(header).items() if key not in ("source", "command", "keys")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

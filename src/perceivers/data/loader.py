@@ -9,17 +9,22 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.blocks import evaluation_block
 from perceivers.data.config import DataConfig
+from perceivers.data.late_offs import late_note_offs
 from perceivers.data.music import stretch, transpose
 from perceivers.data.tokens import TokenSplit
+from perceivers.data.windows import num_windows, window_stop, window_weights
 
 __all__ = ["TokenLoader", "epoch_order", "prefetch", "rank_rows"]
 
 Batch = TypeVar("Batch")
+
+Row = tuple[Int[np.ndarray, " seq"], Int[np.ndarray, "seq 1"], Int[np.ndarray, " seq"], Float[np.ndarray, " seq"]]
+"""Tokens, their positions, what each should have been, and how much its loss counts."""
 
 EPOCH, ROW = 0, 1
 """Keep the random numbers of epochs and of rows apart: they are seeded by (seed, EPOCH or ROW, count)."""
@@ -68,8 +73,8 @@ class TokenLoader:
             raise ValueError(f"offset={offset} must be at least {NUM_SPECIAL}: ids below are PAD, EOS and SOS")
         if (config.min_crop or 0) >= seq_len:
             raise ValueError(f"min_crop={config.min_crop} is more than the model's {seq_len - 1} inputs")
-        if tokenizer != "performance" and (config.transpose or config.stretches):
-            field = "transpose" if config.transpose else "stretch"
+        if tokenizer != "performance" and (config.transpose or config.stretches or config.late_offs):
+            field = "transpose" if config.transpose else "stretch" if config.stretches else "late_offs"
             raise ValueError(
                 f"{field}={getattr(config, field)} changes music events, but this data's tokenizer is "
                 f"{tokenizer!r}, not 'performance'; leave {field} off"
@@ -79,10 +84,8 @@ class TokenLoader:
         self.rows_of = rank_rows(config.batch_size, rank=rank, world_size=world_size)
         self._lengths = split.lengths + 2  # with SOS and EOS
         self._shortest = 1 + (num_targets if config.min_crop is None else config.min_crop)
-        if config.crop == "cover":
-            counts = (self._lengths - 2) // num_targets + 1  # blocks, as in `num_blocks`
-        else:  # places where a crop can stop
-            counts = self._lengths - np.minimum(self._lengths, self._shortest) + 1
+        blocks = (self._lengths - 2) // num_targets + 1  # as in `num_blocks`
+        counts = blocks if config.crop == "cover" else num_windows(self._lengths, num_targets)
         self._counts = np.concatenate([[0], np.cumsum(counts)])
 
     @property
@@ -92,17 +95,23 @@ class TokenLoader:
             case "random":
                 return len(self.split)
             case "uniform":
-                return max(1, int(self._counts[-1]) // self.seq_len)
+                return max(1, int(self._counts[-1]) // self.num_targets)
             case "cover":
                 return int(self._counts[-1])
 
     def batch(self, step: int) -> TokenBatch:
         """This rank's rows of training step `step`, counted from 0."""
         rows = [self._row(step * self.config.batch_size + row) for row in self.rows_of]
-        return collate([tokens for tokens, _ in rows], [positions for _, positions in rows])
+        tokens, positions, targets, weights = (list(part) for part in zip(*rows, strict=True))
+        return collate(
+            tokens,
+            positions,
+            targets=targets if self.config.late_offs else None,
+            weights=weights if self.config.crop == "uniform" else None,
+        )
 
-    def _row(self, index: int) -> tuple[Int[np.ndarray, " seq"], Int[np.ndarray, "seq 1"]]:
-        """Row `index` of the endless list: tokens and their positions."""
+    def _row(self, index: int) -> Row:
+        """Row `index` of the endless list."""
         epoch, place = divmod(index, self.rows_per_epoch)
         unit = int(epoch_order(self.rows_per_epoch, seed=self.seed, epoch=epoch)[place])
         rng = np.random.default_rng((self.seed, ROW, index))
@@ -117,8 +126,20 @@ class TokenLoader:
             start = round(start * len(changed) / len(tokens))  # what came before is taken to change likewise
             tokens = changed
         start += max(0, len(tokens) - self.seq_len)
-        tokens = tokens[-self.seq_len :]
-        return tokens, np.arange(start + 1, start + 1 + len(tokens))[:, None]
+        tokens = targets = tokens[-self.seq_len :]
+        if self.config.late_offs:
+            share = rng.uniform(0, self.config.late_offs)
+            tokens, targets = (x + self.offset for x in late_note_offs(tokens - self.offset, share, rng))
+        positions = np.arange(start + 1, start + 1 + len(tokens))[:, None]
+        return tokens, positions, targets, self._weights(document, stop, len(tokens))
+
+    def _weights(self, document: int, stop: int, row: int) -> Float[np.ndarray, " row"]:
+        """How much the losses of a row of so many tokens count; of its first ones nobody asks."""
+        weights = np.ones(row, np.float32)
+        if self.config.crop == "uniform":
+            window = window_weights(int(self._lengths[document]), self.num_targets, stop)[-row:]
+            weights[-len(window) :] = window
+        return weights
 
     def _changed(self, tokens: Int[np.ndarray, " seq"], factor: float, semitones: int) -> Int[np.ndarray, " changed"]:
         """A crop at another tempo and pitch, its SOS and EOS kept."""
@@ -132,12 +153,12 @@ class TokenLoader:
         if self.config.crop == "random":
             length = int(self._lengths[unit])
             return unit, int(rng.integers(min(self._shortest, length), length + 1))
-        if self.config.crop == "uniform":  # epochs have one end in each of `rows_per_epoch` equal stretches
+        if self.config.crop == "uniform":  # epochs have one window in each of `rows_per_epoch` equal stretches
             total = int(self._counts[-1])
             point = min(int((unit + rng.random()) * total / self.rows_per_epoch), total - 1)
             document = int(np.searchsorted(self._counts, point, side="right")) - 1
-            first = min(self._shortest, int(self._lengths[document]))
-            return document, first + point - int(self._counts[document])
+            index = point - int(self._counts[document])
+            return document, window_stop(int(self._lengths[document]), self.num_targets, index)
         document = int(np.searchsorted(self._counts, unit, side="right")) - 1
         length, index = int(self._lengths[document]), unit - int(self._counts[document])
         block = evaluation_block(length, index, max_len=self.seq_len - 1, stride=self.num_targets)

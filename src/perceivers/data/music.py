@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from perceivers.data.midi import NOTE, read_notes
+from perceivers.key_use import STEPS_PER_SECOND
 from perceivers.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY, VOCAB_SIZE = 0, 128, 256, 356, 388  # first id of each kind, then the end
-STEPS_PER_SECOND = 100
 MAX_SHIFT = 100  # steps in the longest time shift
 VELOCITIES_PER_BIN = 4
 DEFAULT_VELOCITY = 64  # MIDI's value for instruments that know none; used before the first velocity event

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged
+from perceivers.data.key_counter import KeyUseCounter
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.splits import SPLITS
 
@@ -190,6 +191,7 @@ class StoreWriter:
         self.source, self.command = source, command
         self.dtype = "uint16" if vocab_size <= 2**16 else "uint32"
         self._splits: dict[str, _SplitWriter] = {}
+        self._keys = KeyUseCounter() if tokenizer == "performance" else None
 
     def __enter__(self) -> "StoreWriter":
         self._place.open()
@@ -226,6 +228,8 @@ class StoreWriter:
             if split not in self._splits:
                 self._splits[split] = _SplitWriter(self._place.partial / split)
             self._splits[split].append(ids.astype(_little_endian(self.dtype)).tobytes(), len(ids), name)
+        if self._keys is not None and split == "train":
+            self._keys.add(ids)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -251,6 +255,7 @@ class StoreWriter:
             splits=records,
             source=self.source,
             command=self.command,
+            keys=None if self._keys is None else self._keys.result(),
         )
         write_synced(self._place.partial / HEADER, header.to_json().encode())
         self._place.commit()

@@ -85,7 +85,7 @@ def score_copying(
             for start, stop, targets in _windows(length, config.num_latents):
                 places = np.arange(start + 1, stop + 1)[:, None]
                 batch = collate([row[start:stop] for row in tokens], [places] * len(tokens)).to(device)
-                logits, (labels, _) = predict(model, batch, num_latents=config.num_latents)
+                logits, (labels, *_) = predict(model, batch, num_latents=config.num_latents)
                 logits, labels = logits[:, -targets:], labels[:, -targets:]
                 nats += float(cross_entropy(logits, labels)[0].sum())
                 hits = (logits.argmax(-1) == labels).cpu().numpy()

@@ -126,7 +126,7 @@ def score(
     with torch.no_grad(), autocast(device, precision), bar:
         for group in _batches(windows, batch_tokens):
             batch = _batch(split, group, config.vocab_size)
-            logits, (labels, _) = predict(model, batch.to(device), num_latents=predicted)
+            logits, (labels, *_) = predict(model, batch.to(device), num_latents=predicted)
             losses = cross_entropy(logits, labels)[0].cpu().numpy()
             hits = (logits.argmax(-1) == labels).cpu().numpy()
             for row, (document, block) in enumerate(group):

@@ -17,6 +17,8 @@ class Targets(NamedTuple):
 
     labels: Int[Tensor, "batch latents"]
     mask: Bool[Tensor, "batch latents"]
+    weights: Float[Tensor, "batch latents"] | None
+    """How much each counts; None: all alike."""
 
 
 def predict(
@@ -30,18 +32,23 @@ def predict(
     target (`events_to_shifted_inputs_and_targets`, official experiment.py).
     """
     tokens, lengths = batch.tokens, batch.lengths - 1
-    num_latents = min(num_latents, tokens.shape[1] - 1)
     full = bool((lengths == tokens.shape[1] - 1).all())
     logits = model(
         tokens[:, :-1],
         positions=batch.positions[:, :-1],
         lengths=None if full else lengths,
-        num_latents=num_latents,
+        num_latents=min(num_latents, tokens.shape[1] - 1),
         **({} if project else {"project": False}),
     )
-    steps = latent_steps(lengths, num_latents)
-    labels = tokens.gather(1, (steps + 1).clamp(min=0))
-    return logits, Targets(labels, steps >= 0)
+    return logits, targets_of(batch, num_latents=num_latents)
+
+
+def targets_of(batch: TokenBatch, *, num_latents: int) -> Targets:
+    """What the last `num_latents` inputs of every row should predict; masked where a row has fewer."""
+    steps = latent_steps(batch.lengths - 1, min(num_latents, batch.tokens.shape[1] - 1))
+    columns = (steps + 1).clamp(min=0)
+    labels = (batch.tokens if batch.targets is None else batch.targets).gather(1, columns)
+    return Targets(labels, steps >= 0, None if batch.weights is None else batch.weights.gather(1, columns))
 
 
 def cross_entropy(

@@ -84,7 +84,7 @@ def score_schedule(
     bar = tqdm(total=len(windows), unit="window", disable=not progress, desc=f"{refill} of {num_latents} latents")
     with torch.no_grad(), autocast(device, precision), bar:
         for group, batch in _batches(rows, windows, stride, config.max_seq_len, batch_tokens):
-            logits, (labels, _) = predict(model, batch.to(device), num_latents=num_latents)
+            logits, (labels, *_) = predict(model, batch.to(device), num_latents=num_latents)
             losses = cross_entropy(logits[:, -stride:], labels[:, -stride:])[0].cpu().numpy()
             for (row, start), values in zip(group, losses, strict=True):
                 first = start - stride + 1  # scored target; may lie before the row's first, as the last after its last

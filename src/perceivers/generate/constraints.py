@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool
 
-from perceivers.data.music import NOTE_OFF, NOTE_ON, TIME_SHIFT, VOCAB_SIZE
+from perceivers.data.music import NOTE_OFF, NOTE_ON, TIME_SHIFT, VELOCITY, VOCAB_SIZE
+from perceivers.key_use import KeyUse
 
 Constraint = Callable[[Sequence[int]], Bool[np.ndarray, " ids"]]
 """From all raw ids of a row so far, prompt included, to the ones that may follow.
@@ -19,14 +21,19 @@ class PlayableKeys:
     """Music: a key that is down can only go up, and one that is up only down.
 
     A model that was trained little releases keys that it never pressed, and presses some twice; each such slip leads it
-    further from the music that it knows.
+    further from the music that it knows. Where `use` says how real performances use the keys, time does not pass a
+    key's longest time (99.9 % of the notes are shorter): once it is reached the key can only go up. Nor does a key go
+    down while as many are down as real performances have (99.9 % of the time).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, use: KeyUse | None = None) -> None:
+        self._longest = None if use is None else use.longest_steps
+        self._most = NOTE_OFF if use is None else use.most_down
         self._forget()
 
     def _forget(self) -> None:
-        self._pressed: set[int] = set()
+        self._pressed: dict[int, int] = {}  # key -> step at which it went down, the oldest first
+        self._now = 0
         self._read = 0
         self._last: int | None = None
 
@@ -40,15 +47,29 @@ class PlayableKeys:
             self._forget()
         for event in ids[self._read :]:
             if NOTE_ON <= event < NOTE_OFF:
-                self._pressed.add(event - NOTE_ON)
+                self._pressed.setdefault(event - NOTE_ON, self._now)
             elif NOTE_OFF <= event < TIME_SHIFT:
-                self._pressed.discard(event - NOTE_OFF)
+                self._pressed.pop(event - NOTE_OFF, None)
+            elif event < VELOCITY:
+                self._now += event - TIME_SHIFT + 1
         self._read, self._last = len(ids), ids[-1] if len(ids) else None
+        return self._allowed()
+
+    def _allowed(self) -> Bool[np.ndarray, " ids"]:
         allowed = np.ones(VOCAB_SIZE, dtype=bool)
-        down = np.array(sorted(self._pressed), dtype=int)
+        down = np.array(list(self._pressed), dtype=int)
         allowed[NOTE_ON + down] = False
         allowed[NOTE_OFF:TIME_SHIFT] = False
         allowed[NOTE_OFF + down] = True
+        if len(down) >= self._most:
+            allowed[NOTE_ON:NOTE_OFF] = False
+        if self._longest is not None and len(down):
+            left = {key: pressed + self._longest - self._now for key, pressed in self._pressed.items()}
+            if overdue := [NOTE_OFF + key for key, steps in left.items() if steps <= 0]:
+                allowed[:] = False
+                allowed[overdue] = True
+            else:
+                allowed[TIME_SHIFT + min(left.values()) : VELOCITY] = False
         return allowed
 
 
@@ -78,11 +99,12 @@ class InterleavedIds:
         return allowed
 
 
-def usual_constraint(tokenizer: str, num_ids: int) -> Callable[[], Constraint] | None:
+def usual_constraint(tokenizer: str, num_ids: int, use: KeyUse | None = None) -> Callable[[], Constraint] | None:
     """What keeps generated tokens sensible, one for each row: `PlayableKeys` for a model of music, nothing for others.
 
     Args:
         tokenizer: Of the model.
         num_ids: Raw ids that the model knows; more than music has can't be constrained.
+        use: How the model's training data use the keys, where that is known.
     """
-    return PlayableKeys if tokenizer == "performance" and num_ids == VOCAB_SIZE else None
+    return partial(PlayableKeys, use) if tokenizer == "performance" and num_ids == VOCAB_SIZE else None

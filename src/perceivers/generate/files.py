@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from perceivers.data.music import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, encode_performance, write_midi
 from perceivers.data.text import BYTES_VOCAB_SIZE
@@ -179,7 +179,7 @@ def shift_steps(event: int) -> int:
     return event - TIME_SHIFT + 1 if TIME_SHIFT <= event < VELOCITY else 0
 
 
-def first_seconds(ids: Int[np.ndarray, " tokens"], limit_s: float) -> Int[np.ndarray, " first"]:
+def first_seconds(ids: Integer[np.ndarray, " tokens"], limit_s: float) -> Integer[np.ndarray, " first"]:
     """The events of a performance's first `limit_s` seconds, those at its end too."""
     steps = np.cumsum([shift_steps(int(event)) for event in ids])
     return ids[: int(np.searchsorted(steps / STEPS_PER_SECOND, limit_s, side="right"))]

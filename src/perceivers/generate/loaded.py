@@ -15,13 +15,14 @@ from perceivers.convert.huggingface import is_huggingface, read_huggingface, rea
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.data.music import STEPS_PER_SECOND
 from perceivers.device import pick_device
-from perceivers.generate.config import DecodingConfig, SamplingConfig
-from perceivers.generate.constraints import Constraint
+from perceivers.generate.config import DecodingConfig, SamplingConfig, usual_sampling
+from perceivers.generate.constraints import Constraint, usual_constraint
 from perceivers.generate.decode import Step, decode
 from perceivers.generate.files import shift_steps
 from perceivers.generate.lean import Weights, lighten
 from perceivers.generate.prompts import Positions, whole_ids
-from perceivers.hub import find_model, read_model, read_pictures, upload_model, write_model
+from perceivers.hub import find_model, read_keys, read_model, read_pictures, upload_model, write_model
+from perceivers.key_use import KeyUse
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.nn.linear import Int8Linear
 from perceivers.picture_reading import PictureReading
@@ -38,12 +39,21 @@ class Loaded:
         model: The plain module, in evaluation mode.
         pictures: How it wants pictures, and what their classes are called; None where nothing says so.
         tokenizer: "performance", "bytes", "copy" or "ids": see `perceivers.data`.
+        keys: Music: how the performances of its training use the keys; None where nobody counted.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: str = "ids", *, pictures: PictureReading | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: str = "ids",
+        *,
+        pictures: PictureReading | None = None,
+        keys: KeyUse | None = None,
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.pictures = pictures
+        self.keys = keys
 
     @property
     def config(self) -> ModelConfig:
@@ -77,7 +87,7 @@ class Loaded:
             ValueError: What is there is damaged.
         """
         directory = find_model(source, revision=revision, cache_dir=cache_dir, token=token)
-        return cls(*open_model(directory), pictures=picture_reading(directory))
+        return cls(*open_model(directory), pictures=picture_reading(directory), keys=read_keys(directory))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors into `directory`.
@@ -94,8 +104,12 @@ class Loaded:
                 "perceivers.build(CONFIG), or save its state_dict()"
             )
         with Lock.of_directory(Path(directory)):
-            weights = self.model.state_dict()
-            write_model(weights, self.config, self.tokenizer, Path(directory), pictures=self.pictures)
+            weights, learned = self.model.state_dict(), {"pictures": self.pictures, "keys": self.keys}
+            write_model(weights, self.config, self.tokenizer, Path(directory), **learned)
+
+    def usual_constraint(self) -> Callable[[], Constraint] | None:
+        """What keeps generated tokens sensible: for music `PlayableKeys`, within what it learned of the keys."""
+        return usual_constraint(self.tokenizer, self.sequence_config.vocab_size - NUM_SPECIAL, self.keys)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face hub; see `upload_model`."""
@@ -203,10 +217,10 @@ class Loaded:
             max_tokens: Most tokens to draw, a row.
             samples: Continuations of each prompt, which is read once for all; the j-th has seed `seed + j`.
             seconds: Music: a row ends with the event that reaches this time, in seconds.
-            sampling: How to draw.
+            sampling: How to draw; None for `usual_sampling`.
             decoding: What is kept from token to token: the dial between speed and quality.
             stop_at_end: Let the model end the piece.
-            constraint: Makes what says which ids may follow, such as `PlayableKeys` for music; None for anything.
+            constraint: Makes what says which ids may follow, such as `usual_constraint()`; None for anything.
             positions: For a model that takes them from the data: for each prompt an integer array [tokens, axes] (of
                 one axis [tokens] too) of the start token, which stands before every prompt, of the prompt's tokens and
                 of those to come: at least `len(prompt) + max_tokens`. Any values go, in any order; samples of a prompt
@@ -223,7 +237,7 @@ class Loaded:
             model_ids,
             max_tokens=max_tokens,
             samples=samples,
-            sampling=sampling,
+            sampling=sampling or usual_sampling(self.tokenizer),
             decoding=decoding,
             stop_at_eos=stop_at_end,
             constraint=constraint,

@@ -1,5 +1,6 @@
 """What a step minimises: a sum and a count, divided once over everything that a step sees."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from perceivers.data.picture_loader import PictureBatch
 from perceivers.data.warps import FlowBatch
 from perceivers.evaluate.masked import masked_logits
 from perceivers.evaluate.pictures import class_logits, reconstruction_errors
-from perceivers.evaluate.prediction import cross_entropy, predict
+from perceivers.evaluate.prediction import cross_entropy, predict, targets_of
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.models.cost import MOST_LOGITS
 from perceivers.models.swept import swept
@@ -57,8 +58,9 @@ def objective_loss(model: nn.Module, batch: Batch, config: ObjectiveConfig) -> L
         case CrossEntropy(), TokenBatch():
             targets = num_targets(model.config, config)  # pyright: ignore[reportArgumentType]
             read = model if config.sweep == 1 else partial(swept, model)  # pyright: ignore[reportArgumentType]
-            rows, (labels, mask) = predict(read, batch, num_latents=targets, project=False)
-            return output_loss(model.logits, rows[mask], labels[mask], config)  # pyright: ignore[reportArgumentType]
+            rows, (labels, mask, weights) = predict(read, batch, num_latents=targets, project=False)
+            weights = None if weights is None else weights[mask]
+            return output_loss(model.logits, rows[mask], labels[mask], config, weights)  # pyright: ignore
         case CrossEntropy(), MaskedBatch():
             return label_loss(masked_logits(model, batch), batch.labels[batch.masked], config)
         case CrossEntropy(), PictureBatch(labels=Tensor() as labels):
@@ -75,7 +77,7 @@ def count_targets(batch: Batch, model: ModelConfig, objective: ObjectiveConfig) 
     match batch, objective:
         case TokenBatch(), _:
             assert isinstance(model, SequenceConfig)
-            return int((batch.lengths - 1).clamp(0, num_targets(model, objective)).sum())
+            return int(targets_of(batch, num_latents=num_targets(model, objective)).mask.sum())
         case PictureBatch(hidden=Tensor() as hidden), Reconstruction():
             return int(hidden.sum()) * batch.pixels.shape[-1]
         case _:
@@ -83,28 +85,39 @@ def count_targets(batch: Batch, model: ModelConfig, objective: ObjectiveConfig) 
 
 
 def output_loss(
-    output: nn.Linear, rows: Float[Tensor, "targets dim"], labels: Int[Tensor, " targets"], config: CrossEntropy
+    output: nn.Linear,
+    rows: Float[Tensor, "targets dim"],
+    labels: Int[Tensor, " targets"],
+    config: CrossEntropy,
+    weights: Float[Tensor, " targets"] | None = None,
 ) -> Loss:
     """The loss of what an output layer makes of `rows`; of many logits few exist at once, computed twice each."""
     at_once = max(1, MOST_LOGITS // output.out_features)
     if len(rows) <= at_once:
-        return label_loss(output(rows), labels, config)
+        return label_loss(output(rows), labels, config, weights)
 
-    def part(rows: Tensor, labels: Tensor) -> Loss:
-        return label_loss(output(rows), labels, config)
+    def part(rows: Tensor, labels: Tensor, weights: Tensor | None) -> Loss:
+        return label_loss(output(rows), labels, config, weights)
 
-    pieces = zip(rows.split(at_once), labels.split(at_once), strict=True)
+    of_each = itertools.repeat(None) if weights is None else weights.split(at_once)
+    pieces = zip(rows.split(at_once), labels.split(at_once), of_each)  # noqa: B905
     losses: list[Loss] = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]  # pyright: ignore
     return sum(losses[1:], losses[0])
 
 
-def label_loss(logits: Float[Tensor, "targets classes"], labels: Int[Tensor, " targets"], config: CrossEntropy) -> Loss:
-    """Cross-entropy of one label a target."""
+def label_loss(
+    logits: Float[Tensor, "targets classes"],
+    labels: Int[Tensor, " targets"],
+    config: CrossEntropy,
+    weights: Float[Tensor, " targets"] | None = None,
+) -> Loss:
+    """Cross-entropy of one label a target; what is shown is not weighted."""
     loss, z = cross_entropy(logits, labels, z_loss=config.z_loss, label_smoothing=config.label_smoothing)
     with torch.no_grad():
         nats = cross_entropy(logits, labels)[0] if config.label_smoothing else loss - z
         correct = logits.argmax(-1) == labels
-    return Loss(loss.sum(), {"nats": nats.sum(), "z_loss": z.sum().detach(), "accuracy": correct.sum()})
+    total = loss.sum() if weights is None else (loss * weights).sum()
+    return Loss(total, {"nats": nats.sum(), "z_loss": z.sum().detach(), "accuracy": correct.sum()})
 
 
 def _sum_of(name: str, errors: Float[Tensor, "..."]) -> Loss:

@@ -10,9 +10,11 @@ import yaml
 from torch import nn
 
 from perceivers.data.picture_store import PictureStore
+from perceivers.data.tokens import TokenStore
 from perceivers.device import in_bfloat16, pick_device, seeded
 from perceivers.generate.loaded import open_model
 from perceivers.hub import WEIGHTS, load_weights, write_model
+from perceivers.key_use import KeyUse
 from perceivers.models.build import build
 from perceivers.models.recompute import recompute_layers
 from perceivers.picture_reading import PictureReading
@@ -52,6 +54,8 @@ class Run:
     clock: Clock
     pictures: PictureReading | None = None
     """How it reads pictures, for whoever loads the model; None where it reads others."""
+    keys: KeyUse | None = None
+    """How the music uses the keys, likewise."""
     reached_lr: bool | None = None
     """Whether the last update was made after warm-up; None before there was one."""
 
@@ -133,6 +137,7 @@ def _start(
                 "give the old store, or start a new run with --init and another --out"
             )
     pictures = reading_of(config, store.classes if isinstance(store, PictureStore) else None)
+    keys = store.header.keys if isinstance(store, TokenStore) else None
     if place.rank:
         return Run(config, out, tokenizer, model, optimizer, loader, state, None, device, place, Clock(None), pictures)
     write_text(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
@@ -140,7 +145,7 @@ def _start(
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard, held=held)
     clock = Clock(out / CLOCK if config.max_minutes else None, step=state.step, resume=resume)
-    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place, clock, pictures)
+    return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place, clock, pictures, keys)
 
 
 def _first_model(config: TrainConfig, tokenizer: str, init: Path | None) -> nn.Module:
@@ -187,7 +192,8 @@ def save(run: Run) -> None:
         weights = whole(run.model.state_dict(), run.place)
         moments = whole(optimizer_tensors(run.model, run.optimizer), run.place)
         if run.place.rank == 0:
-            write_model(weights, run.config.model, run.tokenizer, run.out, pictures=run.pictures)
+            learned = {"pictures": run.pictures, "keys": run.keys}
+            write_model(weights, run.config.model, run.tokenizer, run.out, **learned)
             save_checkpoint(run.out, weights, moments, run.state)
     except OSError as error:
         raise TrainingError(
