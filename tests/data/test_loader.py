@@ -150,11 +150,11 @@ def test_uniform_crops_weight_every_token_alike(lengths: tuple[int, ...], seq_le
     assert set(np.round(list(per_token.values()), 9)) == {num_targets}
     # And drawn, by the loader.
     drawn: Counter[int] = Counter()
-    for step in range(2000):
+    for step in range(500):
         drawn.update(losses_of(loader.batch(step), num_targets))  # pyright: ignore[reportArgumentType]
     per_token = {token: weight / (len(lengths) if token == EOS else 1) for token, weight in drawn.items()}
     expected = sum(drawn.values()) / (sum(lengths) + len(lengths))
-    assert max(abs(weight - expected) for weight in per_token.values()) < 0.2 * expected
+    assert max(abs(weight - expected) for weight in per_token.values()) < 0.4 * expected
 
 
 def test_uniform_crops_end_anywhere() -> None:

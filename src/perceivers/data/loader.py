@@ -128,7 +128,8 @@ class TokenLoader:
         start += max(0, len(tokens) - self.seq_len)
         tokens = targets = tokens[-self.seq_len :]
         if self.config.late_offs:
-            share = rng.uniform(0, self.config.late_offs)
+            # Half of the rows stay as they are, so that a model can tell playing that slips from playing that does not.
+            share = max(0.0, rng.uniform(-self.config.late_offs, self.config.late_offs))
             tokens, targets = (x + self.offset for x in late_note_offs(tokens - self.offset, share, rng))
         positions = np.arange(start + 1, start + 1 + len(tokens))[:, None]
         return tokens, positions, targets, self._weights(document, stop, len(tokens))
