@@ -39,7 +39,7 @@ class DataConfig:
     """Music: each row's tempo is changed by a factor drawn from these; 1.05 makes it 5 % slower. Music
     Transformer used 0.95 0.975 1 1.025 1.05. A single 1: off."""
     late_offs: float = 0.0
-    """Music: in half of the rows a share of the note-offs, drawn from 0 to this, comes late or never, and until it comes
+    """Music: in half of the rows a share of the note-offs, drawn from 0 to this, comes late or never, and until then
     the target is that note-off: a model learns to let go of keys whose moment it missed. 0: off."""
 
     def __post_init__(self) -> None:
