@@ -17,6 +17,7 @@ from perceivers.data.synthetic import mirrored_ids
 from perceivers.data.text import decode_bytes
 from perceivers.data.tokens import TokenStore
 from perceivers.data.write_splits import PrepareSummary
+from perceivers.key_use import KeyUse
 
 
 def midi(*pitches: int) -> bytes:
@@ -69,7 +70,9 @@ def test_music_of_a_directory(tmp_path: Path) -> None:
     assert summary.notes == [
         "splits as the folders say: test, train, validation",
         "few documents (train 2, validation 1, test 1): scores on fewer than 10 say little about others",
+        f"in training, {store.header.keys}",
     ]
+    assert store.header.keys == KeyUse(held_steps=(50,) * 5, down=(1,) * 5)
     assert summary.elapsed_s > 0
 
 

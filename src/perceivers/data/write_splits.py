@@ -142,9 +142,11 @@ def write_splits(
             notes += pieces_apart([item.document.name for item in items], splits) + few_documents(counts)
         for what, names in writer.remarks.items():
             notes.append(f"{len(names)} files {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+    header = TokenStore.open(writer.store.path).header  # and so it was read back once
+    notes += [] if header.keys is None else [f"in training, {header.keys}"]
     return PrepareSummary(
         path=writer.store.path,
-        fingerprint=TokenStore.open(writer.store.path).fingerprint,  # and so it was read back once
+        fingerprint=header.fingerprint,
         splits={split: writer.summaries[split] for split in SPLITS if split in writer.summaries},
         skipped=skipped + writer.skipped,
         duplicates=duplicates + writer.duplicates,
