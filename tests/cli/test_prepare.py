@@ -27,6 +27,11 @@ def test_text(command: Command, tmp_path: Path) -> None:
     done = command("prepare", "text", tmp_path / "train.txt", tmp_path / "test.txt", "--out", tmp_path / "store")
     assert done.code == 0
     assert TokenStore.open(tmp_path / "store").header.tokenizer == "bytes"
+    (tmp_path / "d" / "test").mkdir(parents=True)
+    (tmp_path / "d" / "test" / "a.txt").write_text("some words to test on")
+    done = command("prepare", "text", tmp_path / "d", "--out", tmp_path / "held out")
+    assert (done.code, "next: perceivers train" in done.out) == (0, False)
+    assert "nothing is for training; next: perceivers evaluate RUN --data '" in done.out
 
 
 def test_tokens(command: Command, tmp_path: Path) -> None:

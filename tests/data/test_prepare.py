@@ -397,17 +397,22 @@ def test_equal_documents_stay_in_one_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"test__a_txt": "a", "val__b_txt": "b"}, "nothing is left for training: the splits as given are test, valida"),
         ({"test__a_txt": "a", "train__b_txt": ""}, "nothing is left for training: the splits as given are test, train"),
         ({"test__a_txt": "a", "train__b_txt": "a"}, "nothing is left for training: .* split anew with --split-by hash"),
     ],
 )
-def test_there_is_no_store_without_training_data(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_training_data_that_is_lost_is_missed(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prepare_text([place(tmp_path / "d", **files)], tmp_path / "store")
     assert not (tmp_path / "store").exists()
-    if "val__b_txt" in files:
-        prepare_text([tmp_path / "d"], tmp_path / "store", choices=Choices(split_by="hash"))
+
+
+def test_what_is_held_out_alone_makes_a_store_to_evaluate_on(tmp_path: Path) -> None:
+    place(tmp_path / "d", test__a_txt="a", val__b_txt="b")
+    assert list(prepare_text([tmp_path / "d"], tmp_path / "store").splits) == ["validation", "test"]
+    place(tmp_path / "e", test__a_txt="", val__b_txt="")
+    with pytest.raises(ValueError, match=r"none of 2 files could be used; the first, test/a\.txt: it has no tokens"):
+        prepare_text([tmp_path / "e"], tmp_path / "none")
 
 
 def test_pieces_stay_together(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_picture_that_cannot_be_used_empties_no_split(tmp_path: Path, broken: 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("test/a.png", "val/b.png"), r"nothing is for training: the splits as given are test, validation"),
+        (("train/a.png", "test/b.png"), r"nothing is left for training: its pictures cannot be used"),
         (("x.npy", "x_test.npy"), r"x\.npy#0 has no split, others have: name .* --split-by hash"),
     ],
 )
@@ -157,12 +157,26 @@ def test_splits_that_train_nothing_are_refused(tmp_path: Path, names: tuple[str,
             tmp_path.joinpath("d").mkdir(exist_ok=True)
             np.save(tmp_path / "d" / name, pictures(3, seed=seed))
         else:
-            save(tmp_path / "d" / name, seed=seed)
+            save(tmp_path / "d" / name, seed=3)  # the same
     with pytest.raises(ValueError, match=message):
         prepare_pictures([tmp_path / "d"], tmp_path / "store")
     summary = prepare_pictures([tmp_path / "d"], tmp_path / "store", choices=Choices(split_by="hash"))
     assert "train" in summary.splits
     assert summary.classes is None
+
+
+def test_what_is_held_out_alone_makes_a_store_to_evaluate_on(tmp_path: Path) -> None:
+    for seed, name in enumerate(("test/a/1.png", "test/b/2.png")):
+        save(tmp_path / name, seed=seed)
+    assert prepare_pictures([tmp_path], tmp_path / "store").splits == {"test": 2}
+
+
+def test_pictures_beside_folders_of_classes_are_told(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train/a/1.png", "train/b/2.png", "train/b/3.png", "test/4.png")):
+        save(tmp_path / name, seed=seed)
+    summary = prepare_pictures([tmp_path], tmp_path / "store")
+    assert summary.classes is None
+    assert "there are no classes: test/4.png lies in no folder of a class, others do (a, b)" in summary.notes
 
 
 def test_published_layouts_of_one_array_a_file(tmp_path: Path) -> None:

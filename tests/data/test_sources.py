@@ -182,6 +182,12 @@ def test_damaged_archives(tmp_path: Path) -> None:
     (tmp_path / "songs.zip").write_bytes(b"PK no archive")
     with pytest.raises(ValueError, match=r"songs\.zip: damaged, or not a zip archive"):
         splits_of(tmp_path / "songs.zip")
+    good = zipped(tmp_path / "good.zip", "a.mid")
+    documents, notes = find_documents([tmp_path / "songs.zip", good], (".mid",))
+    assert [document.name for document in documents] == ["good/a.mid"]
+    assert notes[0].startswith(f"left out: {tmp_path / 'songs.zip'}: damaged, or not a zip archive")
+    with pytest.raises(ValueError, match=r"no file there ends in \.mid; left out: .*songs\.zip: damaged"):
+        find_documents([tmp_path / "songs.zip"] * 2, (".mid",))
 
 
 def test_damaged_members(tmp_path: Path) -> None:

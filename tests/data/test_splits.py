@@ -18,7 +18,11 @@ from perceivers.data.splits import (
     [
         *[(name, "train") for name in ("train", "Train", "TRAINING", "train_set", "trainset", "train2017", "x_train")],
         *[(name, "train") for name in ("Xtrain", "trainX", "seg_train", "train-clean-100", "wiki.train")],
-        *[(name, "validation") for name in ("val", "Valid", "validation", "dev", "dev-clean", "val2017", "01_val")],
+        *[
+            (name, "validation")
+            for name in ("val", "Valid", "validation", "dev", "dev-clean", "val2017", "01_val", "Eval")
+        ],
+        *[(name, "test") for name in ("holdout", "held_out", "Held-Out", "hold out", "news_heldout")],
         *[(name, "test") for name in ("test", "Testing", "test1", "t10k-images-idx3-ubyte", "y_test", "TestImages")],
         *[(name, None) for name in ("trainval", "latest", "contest", "training_test", "evaluate", "a", "", "1")],
     ],
@@ -65,9 +69,10 @@ def test_names_that_give_none(paths: list[str]) -> None:
     assert given_splits(paths)[0] is None
 
 
-def test_a_class_that_is_called_train_is_told() -> None:
-    assert given_splits(["train/a", "car/b"])[1] == [
-        "the folder train lies beside others that name no split, so it is taken for none"
+@pytest.mark.parametrize(("paths", "named"), [(["train/a", "car/b"], "folder"), (["train.txt", "unseen.txt"], "file")])
+def test_a_class_or_a_file_that_is_called_train_is_told(paths: list[str], named: str) -> None:
+    assert given_splits(paths)[1] == [
+        f"the {named} train lies beside others that name no split, so it is taken for none"
     ]
 
 

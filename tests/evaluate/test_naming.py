@@ -48,6 +48,10 @@ def test_pictures_come_from_arrays_and_stores(tmp_path: Path) -> None:
     given = read_pictures([tmp_path / "a.npz"], SHAPE, split=None)
     assert len(given.names) == len(given.pixels) == 6
     assert (given.failed, given.changed) == ([], None)
+    np.save(tmp_path / "damaged.npy", np.zeros(3, dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "floats.npz", numbers=np.zeros(SHAPE))
+    given = read_pictures([tmp_path], SHAPE, split=None)
+    assert (len(given.names), sorted(name for name, _ in given.failed)) == (6, ["damaged.npy", "floats.npz/numbers"])
     with PictureWriter(tmp_path / "store", shape=SHAPE) as writer:
         writer.append("train", train)
     given = read_pictures([tmp_path / "store"], SHAPE, split="train")

@@ -139,5 +139,10 @@ def run(args: Sequence[str]) -> int:
     if isinstance(flags, TokenFlags):
         preset = f"text_small --model.vocab-size {flags.vocab_size + 3}"
     print("\n".join(summary.lines()))
-    print(f"next: perceivers train {preset} --data {flags.out} --out runs/a")
+    out = shlex.quote(str(flags.out))
+    if "train" in summary.splits:
+        print(f"next: perceivers train {preset} --data {out} --out runs/a")
+    else:
+        split = list(summary.splits)[-1]
+        print(f"nothing is for training; next: perceivers evaluate RUN --data {out} --split {split}")
     return 0

@@ -15,7 +15,7 @@ from perceivers.data.sources import Document, check_unpacked
 from perceivers.data.splits import split_named
 from perceivers.picture_reading import PictureReading
 
-__all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted"]
+__all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted", "without_class"]
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -132,16 +132,36 @@ def _pillow() -> tuple[Any, Any]:
     return Image, ImageOps
 
 
+def without_class(documents: Sequence[Document]) -> list[str]:
+    """A note where there are no classes, because pictures lie beside folders that look like some."""
+    folders = [PurePosixPath(document.name).parts[:-1] for document in documents]
+    depth = _class_depth(folders)
+    outside = [document.name for document, parts in zip(documents, folders, strict=True) if len(parts) <= depth]
+    deeper = sorted({parts[depth] for parts in folders if len(parts) > depth})
+    if not outside or len(deeper) < 2:
+        return []
+    shown = f"{', '.join(deeper[:6])}{', ...' if len(deeper) > 6 else ''}"
+    return [f"there are no classes: {outside[0]} lies in no folder of a class, others do ({shown})"]
+
+
 def _classes(documents: Sequence[Document]) -> list[str | None]:
     folders = [PurePosixPath(document.name).parts[:-1] for document in documents]
+    depth = _class_depth(folders)
+    if any(len(parts) <= depth for parts in folders):
+        return [None] * len(documents)
+    return [parts[depth] for parts in folders]
+
+
+def _class_depth(folders: Sequence[Sequence[str]]) -> int:
+    """Above which folder names are common to all or splits; there they are classes, or some picture lies in none."""
     depth = 0
     while all(len(parts) > depth for parts in folders):
         names = {parts[depth] for parts in folders}
         splits = {split_named(name) for name in names}
         if len(names) > 1 and (None in splits or len(splits) == 1):  # a class can be called "train"
-            return [parts[depth] for parts in folders]
+            break
         depth += 1
-    return [None] * len(documents)
+    return depth
 
 
 def _look(document: Document) -> tuple[tuple[int, int], bool]:

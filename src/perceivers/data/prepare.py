@@ -71,7 +71,7 @@ def prepare_music(
     Raises:
         FileNotFoundError: A source does not exist.
         FileExistsError: Something is at `out`.
-        ValueError: There is no MIDI file, none that can be read, or nothing would be left for training.
+        ValueError: There is no MIDI file, none that can be read, or nothing would be left of what is for training.
         OSError: The disk is full.
     """
     writer = partial(

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
-from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted
+from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted, without_class
 from perceivers.data.picture_store import PictureStore, PictureWriter
 from perceivers.data.prepare import AS_GIVEN, Choices
 from perceivers.data.splits import SPLITS, chosen_splits, few_documents
@@ -149,7 +149,7 @@ def _find(
         pictures, skipped, more = arrays_as_pictures(arrays)
         return pictures, skipped, notes + more
     if files:
-        return *files_as_pictures(files, progress=progress), notes
+        return *files_as_pictures(files, progress=progress), notes + without_class(files)
     raise ValueError(
         f"{documents[0].name}: a pickle, which can run any program when it is opened; if you trust it, load it "
         "yourself and write numpy.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)"
@@ -178,7 +178,7 @@ def _choose_splits(
     """Where each picture goes: as its place says, else by its name; what was decided; whether splits were given.
 
     Raises:
-        ValueError: Some have a split and others have none, or none is for training.
+        ValueError: Some have a split and others have none.
     """
     known = {None} if choices.split_by in ("piece", "hash") else {picture.split for picture in pictures}
     if known == {None}:
@@ -194,11 +194,6 @@ def _choose_splits(
         )
     splits = [str(picture.split) for picture in pictures]
     train = [index for index, split in enumerate(splits) if split == "train"]
-    if not train:
-        raise ValueError(
-            f"nothing is for training: the splits as given are {', '.join(sorted(set(splits)))}; "
-            "add training pictures, or split anew with --split-by hash"
-        )
     if "validation" in known or len(train) < 2:
         return splits, [], True
     held_out = max(1, len(train) // VALIDATION_SHARE)
@@ -272,7 +267,7 @@ def _write(
         if not used:
             raise ValueError(_none_usable(skipped))
         left = {split for split, _ in used.values()}
-        if "train" not in left and duplicates is not None:
+        if "train" in splits and "train" not in left and duplicates is not None:
             raise ValueError("nothing is left for training: its pictures cannot be used, or are held out too")
         if set(splits) == left or duplicates is not None:
             return None

@@ -91,7 +91,13 @@ def find_documents(
     given: list[str | None] = []
     others: Counter[str] = Counter()
     for source in sources:
-        files, skipped = _files_of(source)
+        try:
+            files, skipped = _files_of(source)
+        except ValueError as error:  # a damaged archive keeps none of the others back
+            if len(sources) == 1:
+                raise
+            notes.append(f"left out: {error}")
+            continue
         found = {path: place for path, place in files.items() if path.lower().endswith(tuple(suffixes))}
         table = _table(files) if splits else None
         others.update(PurePosixPath(path).suffix.lower() for path in files.keys() - found.keys() - {table})
@@ -103,6 +109,7 @@ def find_documents(
             documents.append(Document(name=prefix + path, file=file, member=member, unpacked_mb=unpacked_mb))
     if not documents:
         there = f"; there are {_counted(others)}" if others else ""
+        there += "".join(f"; {note}" for note in notes)
         raise ValueError(f"{', '.join(map(str, sources))}: no file there ends in {' or '.join(suffixes)}{there}")
     if others:
         notes.append(f"files of other kinds were left out: {_counted(others)}")

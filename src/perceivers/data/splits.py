@@ -37,8 +37,12 @@ WORDS = {
     "dev": "validation",
     "devel": "validation",
     "development": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
     "test": "test",
     "testing": "test",
+    "holdout": "test",
+    "heldout": "test",
     "t10k": "test",  # MNIST's ten thousand
 }
 WORD = re.compile(rf"([xy])?({'|'.join(sorted(WORDS, key=len, reverse=True))})(set|data|[xy]|\d+)?")
@@ -74,6 +78,7 @@ def split_named(name: str, *, exact: bool = False) -> str | None:
 
 def words_of(name: str) -> set[str]:
     """The words of a name in lower case, also those that are written together: xTrain, X_train, trainx all have x."""
+    name = re.sub(r"(?i)(held|hold)[\W_]out", r"\1out", name)
     camel = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     words = {word for part in (name.lower(), camel) for word in re.split(r"[^a-z0-9]+", part)}
     return words | {group for word in words if (found := WORD.fullmatch(word)) for group in found.groups() if group}
@@ -106,9 +111,8 @@ def given_splits(paths: Sequence[str]) -> tuple[list[str] | None, list[str]]:
     several = len(set(splits)) > 1 or all(split_named(stem, exact=True) for stem in stems)
     if None not in splits and "train" in splits and several:
         return [str(split) for split in splits], ["splits as the names of the files say"]
-    if "train" in splits:
-        _beside(paths, stems, "files")
-    return None, []
+    note = _beside(paths, stems, "files") if "train" in splits else None
+    return None, [note] if note else []
 
 
 def _given(what: str, names: Sequence[str]) -> str:
@@ -123,10 +127,8 @@ def _beside(paths: Sequence[str], names: Sequence[str], what: str) -> str | None
     if not named or None not in splits.values():
         return None
     alone = len({splits[name] for name in named}) == 1
-    if alone and "" not in splits and what == "folders":
-        return f"the folder {named[0]} lies beside others that name no split, so it is taken for none"
-    if alone and what == "files":
-        return None
+    if alone and "" not in splits:
+        return f"the {what[:-1]} {named[0]} lies beside others that name no split, so it is taken for none"
     outside = next(path for path, name in sorted(zip(paths, names, strict=True)) if not splits[name])
     raise ValueError(
         f"{outside} lies beside the {what} {', '.join(named)}; move it into one of them, or elsewhere, "

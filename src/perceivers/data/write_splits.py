@@ -112,7 +112,7 @@ def write_splits(
         made: They are no user's, so that nothing is to be said of them.
 
     Raises:
-        ValueError: Nothing is left for training, or at all.
+        ValueError: Nothing is left of what was for training, or at all.
     """
     started = time.perf_counter()
     skipped = list(skipped)
@@ -176,7 +176,7 @@ class _Writing:
         What stands there too joins it where splits are chosen here, and is left out where they are given.
 
         Raises:
-            ValueError: Nothing is left for training, or at all.
+            ValueError: Nothing is left of what was for training, or at all.
             _PlanAnewError: Some splits that a hash chose are empty.
         """
         order = sorted(range(len(items)), key=lambda index: (_rank(splits[index]), index))
@@ -191,7 +191,7 @@ class _Writing:
                 raise _PlanAnewError(
                     [items[index] for index in sorted(used)], [digests[index] for index in sorted(used)]
                 )
-            if "train" not in self.summaries:
+            if not self.summaries or ("train" in splits and "train" not in self.summaries):
                 raise ValueError(
                     f"nothing is left for training: the splits as given are {', '.join(sorted(set(splits)))}; "
                     "add training data, or split anew with --split-by hash"

@@ -146,7 +146,10 @@ def _find(sources: Sequence[Path], *, splits: bool) -> tuple[list[Picture], list
         try:
             documents, _ = find_documents([source], ARRAY_ENDINGS + PICTURE_ENDINGS, splits=splits)
             arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
-            pictures += arrays_as_pictures(arrays)[0] if arrays else []
+            if arrays:
+                found, unreadable, _ = arrays_as_pictures(arrays)
+                pictures += found
+                failed += unreadable
             if files := [document for document in documents if document not in arrays]:
                 found, unreadable = files_as_pictures(files)
                 pictures += found
