@@ -134,14 +134,14 @@ class TrainConfig:
     max_steps: int = 100_000
     """Updates."""
     max_minutes: float | None = None
-    """Stop after this much training time, resumed parts counted, and neither evaluation, samples nor compiling; warm-up
+    """Stop after this much training time; resumed parts count, and neither evaluation, samples nor compiling. Warm-up
     and schedules that last to the end of the run then follow the clock."""
     accumulate: int = 1
     """Batches an update."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto = bfloat16 where the machine has it in hardware."""
     compile: bool | Literal["auto"] = "auto"
-    """Train what torch.compile makes of the model: minutes to start, then faster steps; CPUs need a C++ compiler. auto
+    """Train what torch.compile makes of the model; minutes to start, then faster steps. CPUs need a C++ compiler. auto
     = where it pays within the run, as far as was measured."""
     recompute: bool = False
     """Keep only what enters each layer for the backward pass and compute the rest again: less memory, more time."""
