@@ -22,6 +22,7 @@ ARGUMENTS = {
     "input_idx_size": [13],
     "max_context_length": 13,
     "position_encoding_type": "rotary",
+    "fraction_to_rotate": 0.5,
     "z_index_dim": 5,
     "num_z_channels": 8,
     "input_embed_dim": 8,

@@ -208,7 +208,7 @@ def test_full_disk(command: Command, text_store: Path, tmp_path: Path, monkeypat
         (["text_small", "--out", "x", "--lr", "1"], "--optim.lr"),
         (["text_small", "--out", "x", "--max-steps", "many"], "--max-steps"),
         (["text_small", "--out", "x", "--init", "nowhere", "--data", "STORE", *TINY], "nowhere does not exist"),
-        (["music_small", "--out", "x", "--data", "STORE", *TINY], "changes music events, but this data's tokenizer is"),
+        (["music_small", "--out", "x", "--data", "STORE", *TINY], "give a store made by `perceivers prepare music`"),
         (["imagenet64", "--out", "x", "--data", "STORE", *SMALL_MODEL], "positions have 3 axes"),
     ],
 )
