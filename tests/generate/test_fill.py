@@ -161,3 +161,11 @@ def test_other_models_are_refused() -> None:
             text_length(model)
     with pytest.raises(ValueError, match="knows 100 ids, but bytes with their special ids are 262"):
         text_length(language_model(vocab_size=100))
+
+
+def test_predictions_that_are_no_numbers_are_told() -> None:
+    model = language_model()
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match="is not a number"):
+        fill(model, "a_c")

@@ -17,6 +17,7 @@ from perceivers.data.picture_loader import picture_batches, scaled
 from perceivers.data.picture_store import PictureSplit, PictureStore
 from perceivers.data.sources import find_documents
 from perceivers.evaluate.pictures import class_logits
+from perceivers.generate.decode import NOT_A_NUMBER
 from perceivers.models.flow import tiled_flow
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.picture_reading import PictureReading
@@ -28,7 +29,7 @@ Pixels = UInt8[np.ndarray, "pictures rows columns channels"]
 def class_probabilities(
     model: nn.Module, pixels: Pixels, config: PictureConfig
 ) -> Float[np.ndarray, "pictures classes"]:
-    """What a model gives each class of each picture.
+    """What a model gives each class of each picture; NaN where that is not a number.
 
     Args:
         model: See `class_logits`.
@@ -124,6 +125,7 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
     Raises:
         ValueError: A file can't be read, the model reads something else, or the pictures differ in size or are too
             small.
+        FloatingPointError: What the model predicts is not a number.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, PerceiverIOConfig) or config.frames is None:
@@ -135,6 +137,8 @@ def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -
     pixels = [fitted(_pixels(picture), picture.size, channels=channels) for picture in (first, second)]
     frames = scaled(np.stack(pixels))[None].to(next(model.parameters()).device)
     flow = tiled_flow(model.eval(), frames, tile=(tile[0], tile[1]), overlap=min(overlap, min(tile) // 2))
+    if flow.isnan().any():
+        raise FloatingPointError(NOT_A_NUMBER)
     return flow[0].float().cpu().numpy()
 
 

@@ -21,6 +21,11 @@ from perceivers.models.ecp_cached import CachedECP, why_pattern_not_cached
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.perceiver_ar import PerceiverAR
 
+NOT_A_NUMBER = (
+    "what the model predicts is not a number (NaN): its training went wrong, or its numbers are too large for this "
+    "precision"
+)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -241,10 +246,7 @@ class _Rows:
     def _check_numbers(self, values: list[float]) -> None:
         """Refuse predictions, of which a row has one value here, that nothing can be drawn from."""
         if any(math.isnan(x) or x == math.inf for x, ended in zip(values, self.ended, strict=True) if not ended):
-            raise FloatingPointError(
-                f"after {max(map(len, self.raw)):,} tokens, what the model predicts is not a number (NaN): its "
-                "training went wrong, or its numbers are too large for this precision"
-            )
+            raise FloatingPointError(f"after {max(map(len, self.raw)):,} tokens, {NOT_A_NUMBER}")
 
 
 def longest_prompt(model: nn.Module, decoding: DecodingConfig, max_tokens: int) -> int:

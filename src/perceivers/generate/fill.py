@@ -22,6 +22,7 @@ from perceivers.data.text import (
     decode_perceiver_text,
     encode_perceiver_specials,
 )
+from perceivers.generate.decode import NOT_A_NUMBER
 from perceivers.models.feature_config import TokenFeatures
 from perceivers.models.input_config import InputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
@@ -93,6 +94,7 @@ def fill(model: nn.Module, text: str, *, top: int = 5) -> Filled:
 
     Raises:
         ValueError: There is no blank, the text is too long, or the model reads something else.
+        FloatingPointError: What the model predicts is not a number.
     """
     seq_len = text_length(model)
     if top < 1:
@@ -177,7 +179,10 @@ def _byte_log_probs(model: nn.Module, rows: Int[Tensor, "b n"], seq_len: int) ->
     real = torch.arange(seq_len, device=device) < rows.shape[1]  # by place: a text may say [PAD]
     mask = real.expand(len(rows), -1) if missing else None
     logits = model(padded, mask=mask, query_mask=mask)[:, : rows.shape[1], PERCEIVER_OFFSET:LAST]
-    return logits.double().log_softmax(-1).cpu()
+    log_probs = logits.double().log_softmax(-1).cpu()
+    if log_probs.isnan().any():
+        raise FloatingPointError(NOT_A_NUMBER)
+    return log_probs
 
 
 def _shown(text: str, longest: int = 40) -> str:
