@@ -168,4 +168,4 @@ def test_predictions_that_are_no_numbers_are_told() -> None:
     with torch.no_grad():
         next(iter(model.parameters())).fill_(torch.inf)
     with pytest.raises(FloatingPointError, match="is not a number"):
-        fill(model, "a_c")
+        fill(model, "a ____ c")
