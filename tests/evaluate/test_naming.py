@@ -37,6 +37,9 @@ def test_probabilities_of_the_classes() -> None:
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     shuffled = class_probabilities(model, pixels, PictureConfig(batch_size=2, permutation=1))
     assert not np.allclose(shuffled, probabilities, rtol=1e-4)
+    torch.nn.init.constant_(model.get_parameter("output.linear.weight"), torch.inf)
+    with pytest.raises(FloatingPointError, match="is not a number"):
+        class_probabilities(model, pixels, PictureConfig(batch_size=2))
 
 
 def test_pictures_come_from_arrays_and_stores(tmp_path: Path) -> None:

@@ -29,12 +29,15 @@ Pixels = UInt8[np.ndarray, "pictures rows columns channels"]
 def class_probabilities(
     model: nn.Module, pixels: Pixels, config: PictureConfig
 ) -> Float[np.ndarray, "pictures classes"]:
-    """What a model gives each class of each picture; NaN where that is not a number.
+    """What a model gives each class of each picture.
 
     Args:
         model: See `class_logits`.
         pixels: Of the shape that the model reads.
         config: As in training, of which only `permutation` matters here, and how many pictures are read at once.
+
+    Raises:
+        FloatingPointError: What the model predicts is not a number.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -44,7 +47,9 @@ def class_probabilities(
         for batch in picture_batches(PictureSplit("given", pixels, None), config)
     ]
     model.train(was_training)
-    return np.concatenate(parts)
+    if np.isnan(probabilities := np.concatenate(parts)).any():
+        raise FloatingPointError(NOT_A_NUMBER)
+    return probabilities
 
 
 @dataclass(frozen=True)
