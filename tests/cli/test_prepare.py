@@ -51,7 +51,8 @@ def test_pictures(command: Command, tmp_path: Path) -> None:
     np.save(tmp_path / "photos.npy", np.zeros((5, 3, 7), dtype=np.uint8))
     done = command("prepare", "pictures", tmp_path / "set.npz", "--out", tmp_path / "a", "--size", 2, 5)
     assert done.code == 0
-    assert f"next: perceivers train mnist --data {tmp_path}/a --out runs/a" in done.out
+    settings = "mnist --model.input.features.shape 2 5 1 --model.output.classes 5"
+    assert f"next: perceivers train {settings} --data {tmp_path}/a --out runs/a" in done.out
     assert PictureStore.open(tmp_path / "a").shape == (2, 5, 1)
     done = command("prepare", "pictures", tmp_path / "photos.npy", "--out", tmp_path / "b")
     assert f"next: perceivers train flow_small --data {tmp_path}/b --out runs/a" in done.out

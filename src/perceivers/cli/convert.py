@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from perceivers.cli.console import command_line
 from perceivers.cli.flags import HELP, parse
 from perceivers.nearest import check_source
 
@@ -164,5 +165,5 @@ def _save(
     with Lock.of_directory(out):
         write_model(model.state_dict(), config, tokenizer, out, pictures=pictures)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer!r} tokens")
-    print(f"next: perceivers show {out}")
+    print(f"next: {command_line('perceivers', 'show', out)}")
     return 0

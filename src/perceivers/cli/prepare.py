@@ -88,7 +88,7 @@ NEXT = {
     "text": "text_small",
     "tokens": "text_small",
     "pictures": "mnist",
-    "copy": "copy_tiny",
+    "copy": "text_small",
 }
 """Presets to begin with."""
 
@@ -135,14 +135,28 @@ def run(args: Sequence[str]) -> int:
             summary = prepare.prepare_text(flags.sources, flags.out, **common)
         case _:
             summary = prepare.prepare_music(flags.sources, flags.out, **common)
-    preset = "flow_small" if isinstance(summary, PictureSummary) and summary.classes is None else NEXT[kind]
+    settings: list[object] = [NEXT[kind]]
     if isinstance(flags, TokenFlags):
-        preset = f"text_small --model.vocab-size {flags.vocab_size + 3}"
+        settings += ["--model.vocab-size", flags.vocab_size + 3]
+    if isinstance(summary, PictureSummary):
+        settings = picture_settings(summary.shape, summary.classes)
     print("\n".join(summary.lines()))
     out = shlex.quote(str(flags.out))
     if "train" in summary.splits:
-        print(f"next: perceivers train {preset} --data {out} --out runs/a")
+        print(f"next: perceivers train {shlex.join(map(str, settings))} --data {out} --out runs/a")
     else:
         split = list(summary.splits)[-1]
         print(f"nothing is for training; next: perceivers evaluate RUN --data {out} --split {split}")
     return 0
+
+
+def picture_settings(shape: tuple[int, int, int], classes: Sequence[str] | None) -> list[object]:
+    """A preset for pictures, and what of it has to be otherwise for these."""
+    if classes is None:
+        return ["flow_small"]
+    settings: list[object] = ["mnist"]
+    if shape != (28, 28, 1):
+        settings += ["--model.input.features.shape", *shape]
+    if len(classes) != 10:
+        settings += ["--model.output.classes", len(classes)]
+    return settings

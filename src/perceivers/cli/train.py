@@ -1,6 +1,7 @@
 """`perceivers train`: a preset or a file of settings, flags that change it, and data -> a run directory."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from perceivers.cli.console import note, warn
+from perceivers.cli.console import command_line, note, warn
 from perceivers.cli.flags import CONFIG, HELP, parse, read_config, read_settings
 from perceivers.presets import PRESETS, preset
-from perceivers.train.config import TrainConfig
+from perceivers.train.config import CrossEntropy, TrainConfig
 
 if TYPE_CHECKING:
     from perceivers.train.run import Run
@@ -40,7 +41,7 @@ NEXT = {
     "performance": ("perceivers generate {run} --out {run}/new.mid --out {run}/new.wav",),
     "bytes": ("perceivers generate {run}",),
     "masked_bytes": ('perceivers predict {run} "text with ____"',),
-    "pictures": ("perceivers predict {run} PICTURE.png",),
+    "ids": ("perceivers generate {run}",),
     "frames": ("perceivers predict {run} FIRST.png SECOND.png --out flow.png",),
 }
 """What to do with a model, by what it reads."""
@@ -183,9 +184,23 @@ def report(finished: "Run") -> None:
         )
         return
     print("next:")
-    print(f"  perceivers evaluate {out}")
-    for line in NEXT.get(finished.tokenizer, ()):
-        print(f"  {line.format(run=out)}")
+    for line in next_commands(finished):
+        print(f"  {line}")
+
+
+def next_commands(finished: "Run") -> list[str]:
+    """What to do with a run, on the data that it was not trained on."""
+    from perceivers.train.data_record import data_record
+
+    out, record = finished.out, data_record(finished.out)
+    held_out = [] if record is None else [split for split in ("test", "validation") if split in record["splits"]]
+    which = ["--split", "validation"] if held_out == ["validation"] else []
+    lines = [command_line("perceivers", "evaluate", out, *which)] if held_out or record is None else []
+    lines += [line.format(run=shlex.quote(str(out))) for line in NEXT.get(finished.tokenizer, ())]
+    names_classes = finished.tokenizer == "pictures" and isinstance(finished.config.objective, CrossEntropy)
+    if record is not None and held_out and names_classes:
+        lines.append(command_line("perceivers", "predict", out, record["path"], "--split", held_out[0]))
+    return lines
 
 
 def too_short(finished: "Run") -> str | None:
