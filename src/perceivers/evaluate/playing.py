@@ -41,7 +41,7 @@ class Playing:
     """Pieces of one length, real ones and a model's."""
 
     seconds: float
-    """Length of each, the opening included."""
+    """Length of each, the opening included; a real piece may end before."""
     prompt_seconds: float
     """Of the opening, which is real in both."""
     use: KeyUse
@@ -79,7 +79,7 @@ def playing_rows(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
 def played(playing: dict[str, Any]) -> str:
     """What the pieces of `Playing.numbers` are, as a sentence."""
     count, opening, length = playing["real"]["pieces"], playing["prompt_seconds"], playing["seconds"]
-    return f"{count} pieces of {length:g} s, as they are and played on by the model after {opening:g} s:"
+    return f"{count} pieces of {length:g} s at most, as they are and played on by the model after {opening:g} s:"
 
 
 def hands(ids: Ids, use: KeyUse) -> Hands:
@@ -103,24 +103,22 @@ def play(
     length: float = 30.0,
     sampling: SamplingConfig | None = None,
 ) -> Playing | None:
-    """Continue openings of a split's pieces; None where no piece is as long as `length`.
+    """Continue openings of a split's pieces; None where no piece is longer than an opening.
 
     What is usual is what the model learned of its training data, or else what the split has.
 
     Args:
         loaded: A model of music.
-        split: Real pieces; those shorter than `length` are left out.
-        pieces: Openings to continue at most, evenly spread over the split.
+        split: Real pieces.
+        pieces: Openings to continue at most: evenly spread over the pieces that are as long as `length`, or else of the
+            longest pieces, of which the real ones are then all that there is.
         prompt_seconds: Length of an opening.
         length: Length of a piece with its continuation, in seconds.
         sampling: How to draw; None as usual.
     """
-    long = [index for index in range(len(split)) if seconds(split[index]) >= length]
-    if not long:
+    chosen = _long_pieces(split, pieces, opening=prompt_seconds, length=length)
+    if not chosen or (use := loaded.keys or _key_use(split)) is None:
         return None
-    if (use := loaded.keys or _key_use(split)) is None:
-        return None
-    chosen = [long[i] for i in np.unique(np.linspace(0, len(long) - 1, min(pieces, len(long))).round().astype(int))]
     prompts = [first_seconds(split[index], prompt_seconds) for index in chosen]
 
     def made(constraint: Callable[[], Constraint] | None) -> list[Hands]:
@@ -143,6 +141,16 @@ def play(
         continued=made(loaded.usual_constraint()),
         any_keys=made(None),
     )
+
+
+def _long_pieces(split: TokenSplit, pieces: int, *, opening: float, length: float) -> list[int]:
+    """At most so many pieces, in the split's order; shorter ones than `length` only where there are too few others."""
+    lasting = [seconds(split[index]) for index in range(len(split))]
+    long = [index for index, lasts in enumerate(lasting) if lasts >= length]
+    if len(long) < pieces:
+        by_length = sorted(range(len(split)), key=lambda index: -lasting[index])
+        return sorted(index for index in by_length[:pieces] if lasting[index] > opening)
+    return [long[i] for i in np.linspace(0, len(long) - 1, pieces).round().astype(int)]
 
 
 def _key_use(split: TokenSplit) -> KeyUse | None:
