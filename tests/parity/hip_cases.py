@@ -192,21 +192,22 @@ def unit_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
     if values := {name: case.input(name, dtype) for name in official.get("concat", [])}:
         results["concat_grouped"] = pack(values, group_layout({name: x.shape[1] for name, x in values.items()}, 1))
     lat = case.input("lat", dtype)
-    results["cross_learned_query"], results["cross_given_query"] = cross_results(case, lat, dtype, backend)
+    results |= cross_results(case, lat, dtype, backend)
 
     options = official["self_attention"]
     layer = SelfAttentionBlock(
         lat.shape[-1],
-        heads=options["num_heads"],
-        widening=options["widening_factor"],
+        heads=options.get("num_heads", 8),
+        inner_dim=options.get("qk_channels"),
+        widening=options.get("widening_factor", 4),
         activation="sq_relu",  # as in the reference: whatever `activation_name` says
         backend=backend,
     )
     load(layer, case, self_attention_names("", "self_attention"), dtype)
     results["self_attention"] = layer(lat.flatten(0, 1), mask=AttentionMask()).unflatten(0, lat.shape[:2])
-    name = official["dense"]["activation_name"]
+    name = official["dense"].get("activation_name", "sq_relu")
     activation = {"gelu": "gelu_tanh"}.get(name, name)  # of jax: the tanh approximation
-    dense = FeedForward(lat.shape[-1], widening=official["dense"]["widening_factor"], activation=activation)
+    dense = FeedForward(lat.shape[-1], widening=official["dense"].get("widening_factor", 4), activation=activation)
     linear = {"up": "mlp_hidden_linear", "down": "mlp_output_linear"}
     names = {f"{ours}.weight": (f"dense/{theirs}/w",) for ours, theirs in linear.items()}
     load(dense, case, names | {f"{ours}.bias": (f"dense/{theirs}/b",) for ours, theirs in linear.items()}, dtype)
@@ -214,17 +215,17 @@ def unit_results(case: Case, dtype: torch.dtype, backend: Backend) -> Results:
     return results | {"block": block_result(case, lat, dtype, backend)}
 
 
-def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) -> tuple[Tensor, Tensor]:
-    """With learned queries, a residual and a mask; and with given queries and a mask."""
+def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) -> Results:
+    """With learned queries, a residual and a mask; and with given queries and a mask, where the case has them."""
     options = case.info["config"]["cross_attention"]
 
     def cross_attend(dim: int, module: str) -> CrossAttentionBlock:
         block = CrossAttentionBlock(
             dim,
             lat.shape[-1],
-            heads=options["num_heads"],
+            heads=options.get("num_heads", 8),
             inner_dim=lat.shape[-1],
-            widening=options["widening_factor"],
+            widening=options.get("widening_factor", 1),
             activation="sq_relu",  # as in the reference: whatever `activation_name` says
             query_residual=options.get("use_post_attention_residual", False),
             zero_empty=True,
@@ -239,8 +240,12 @@ def cross_results(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend)
         queries = queries + projected(case, case.input("residual", dtype), queries.shape[-1])
     masks = [case.mask(name) for name in ("attention_mask", "attention_mask_q")]
     learned = read_groups(cross_attend(options["output_num_channels"], "cross_learned"), queries, lat, masks[0])
-    given = case.input("query", dtype)
-    return learned, read_groups(cross_attend(given.shape[-1], "cross_given"), given, lat, masks[1])
+    results = {"cross_learned_query": learned}
+    if "in/query" in case.arrays:
+        given = case.input("query", dtype)
+        block = cross_attend(given.shape[-1], "cross_given")
+        results["cross_given_query"] = read_groups(block, given, lat, masks[1])
+    return results
 
 
 def projected(case: Case, residual: Tensor, dim: int) -> Tensor:
@@ -255,7 +260,8 @@ def projected(case: Case, residual: Tensor, dim: int) -> Tensor:
 def block_result(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) -> Tensor:
     """The block as the first one of a model."""
     o = case.info["config"]["block"]
-    groups, latents, dim = o["num_output_groups"], o["output_index_dim"], o["num_output_channels"]
+    groups, dim = o["num_output_groups"], o["num_output_channels"]
+    latents = o.get("output_index_dim_eval") or o["output_index_dim"]  # all that there are: nothing trains here
     config = HiPConfig(
         data_sets=(DataSet(name="data", modalities=(Modality(name="a", positions=24, channels=1),)),),
         groups=(groups, 1, groups),
@@ -270,6 +276,7 @@ def block_result(case: Case, lat: Tensor, dtype: torch.dtype, backend: Backend) 
         backend=backend,
     )
     block = HiPBlock(config, 0)
+    block.cross_attend.query_residual = o.get("use_post_attention_residual", True)
     load(block, case, block_names("", "block", config, 0), dtype)
     return block(regroup(lat, groups, how=o.get("regroup_type", "reshape")) if o.get("regroup_inputs", True) else lat)
 

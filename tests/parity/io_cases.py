@@ -224,8 +224,10 @@ def check_multimodal(case: Case, dtype: torch.dtype) -> None:
     points = {name: case.tensor(f"in/subsampling_{name}") for name in x if f"in/subsampling_{name}" in case.arrays}
     if "in/query_mask" in case.arrays:
         case.arrays.skip("in/query_mask", because="the official decoder of several modalities takes no notice of it")
-    encoded = model.encode(x, mask=mask_of(case, "input_mask"))
+    mask = mask_of(case, "input_mask")
+    encoded = model.encode(x, mask=mask)
     compared.maybe("preprocessed_inputs", lambda: encoded.inputs.tokens)
+    compared.maybe("encoder_cross_attend", lambda: next(model.encoder.steps(encoded.inputs.tokens, mask=mask))[1])
     compared.maybe("latents", lambda: encoded.latents)
     queries = torch.cat(list(output.make_queries(encoded.latents, points).values()), 1)
     compared.maybe("decoder_query", lambda: queries)

@@ -6,10 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceivers.convert.official_perceiver_names import attention, cross_attention, feed_forward, self_attention
-from perceivers.convert.official_perceiver_parts import audio_features, image_features, positions_config
-from perceivers.convert.parameters import linear, norms
-from perceivers.models.feature_config import VectorFeatures
+from perceivers.convert.official_perceiver import in_our_layout
+from perceivers.convert.official_perceiver_names import (
+    attention,
+    cross_attention,
+    feed_forward,
+    head_names,
+    input_names,
+    self_attention,
+)
+from perceivers.convert.official_perceiver_parts import input_config, positions_config
+from perceivers.convert.parameters import Names, linear, norms
 from perceivers.models.input_config import InputConfig
 from perceivers.models.inputs import Input, build_positions
 from perceivers.models.output_config import AudioHead, ClassHead, GridHead, Head, LinearHead, PatchHead, UpsampleHead
@@ -104,22 +111,26 @@ def _attention(case: Case, q: Tensor, kv: Tensor, mask: AttentionMask) -> Tensor
 
 def check_positions(case: Case, dtype: torch.dtype) -> None:
     compared, config = Compared(case, dtype), case.info["config"]
-    rows = torch.zeros(2, 1, dtype=dtype)
-    for i, call in enumerate(config["fourier"]):
+
+    def rows(name: str) -> Tensor:
+        """As many rows as the case has of a result."""
+        return torch.zeros(len(case.arrays[f"out/{name}"]), 1, dtype=dtype)
+
+    for i, call in enumerate(config.get("fourier", ())):
         grid = FourierGrid(
             tuple(call["index_dims"]),
             bands=call["num_bands"],
-            max_resolution=tuple(call["max_resolution"]) if "max_resolution" in call else None,
+            max_resolution=tuple(call["max_resolution"]) if call.get("max_resolution") else None,
             cosines=not call.get("sine_only", False),
             coordinates=call.get("concat_pos", True),
         )
-        features = grid(rows, coordinates=given(case, call["pos"], dtype) if "pos" in call else None)
+        features = grid(rows(f"fourier_{i}"), coordinates=given(case, call["pos"], dtype) if "pos" in call else None)
         assert features.shape[-1] == grid.dim
         compared.close(f"fourier_{i}", features)
-    for i, shape in enumerate(config["linear"]):
-        compared.close(f"linear_{i}", grid_coordinates(tuple(shape), rows).unflatten(0, shape))
+    for i, shape in enumerate(config.get("linear", ())):
+        compared.close(f"linear_{i}", grid_coordinates(tuple(shape), torch.zeros(1, dtype=dtype)).unflatten(0, shape))
     tables = projectors = 0
-    for i, call in enumerate(config["built"]):
+    for i, call in enumerate(config.get("built", ())):
         built = positions_config(call)
         module = build_positions(built, tuple(call["index_dims"]))
         names: dict[str, tuple[str, ...]] = {}
@@ -131,12 +142,13 @@ def check_positions(case: Case, dtype: torch.dtype) -> None:
             names |= linear("project", _nth("position_encoding_projector", projectors) + "/linear")
             projectors += 1
         load(module, names, case)
-        compared.close(f"built_{i}", module.to(dtype)(rows))
-    for i, call in enumerate(config["subsampled"]):
+        compared.close(f"built_{i}", module.to(dtype)(rows(f"built_{i}")))
+    for i, call in enumerate(config.get("subsampled", ())):
         shape = tuple(call["output_index_dims"])
         positions = build_positions(positions_config(call | {"position_encoding_type": "fourier"}), shape)
-        compared.close(f"subsampled_{i}", positions(rows, points=case.tensor(f"in/{call['points']}")))
-        compared.close(f"full_{i}", positions(rows))
+        points = case.tensor(f"in/{call['points']}")
+        compared.close(f"subsampled_{i}", positions(rows(f"subsampled_{i}"), points=points))
+        compared.close(f"full_{i}", positions(rows(f"full_{i}")))
     compared.done()
 
 
@@ -169,52 +181,58 @@ def check_patches(case: Case, dtype: torch.dtype) -> None:
 
 def check_processors(case: Case, dtype: torch.dtype) -> None:
     compared, config = Compared(case, dtype), case.info["config"]
-    for i, call in enumerate(config["pre"]):
+    for i, call in enumerate(config.get("pre", ())):
         x = given(case, call["x"], dtype)
         module = Input(_input(call, tuple(x.shape[1:])))
-        module.load_state_dict(_converted(case, f"params/pre_{i}/", module))
-        tokens = module.to(dtype).eval()(x)
+        names = input_names("", module.config, str)
+        module.load_state_dict(_converted(case, f"pre_{i}", names, module))
+        positions = given(case, call["pos"], dtype) if "pos" in call else None
+        tokens = module.to(dtype).eval()(x, positions=positions)
         shape = case.tensor(f"out/pre_{i}").shape[:-1]  # network_input_is_1d=False keeps the grid
         compared.close(f"pre_{i}", tokens.tokens.unflatten(1, shape[1:]))
         compared.close(f"pre_nopos_{i}", tokens.features.unflatten(1, shape[1:]))
-    for i, call in enumerate(config["post"]):
+    for i, call in enumerate(config.get("post", ())):
         x = given(case, call["x"], dtype)
-        module = build_head(_head(call, tuple(x.shape[1:-1])), x.shape[-1])
+        if call["type"] == "identity":
+            compared.close(f"post_{i}", x)
+            continue
+        head = _head(call, tuple(x.shape[1:-1]))
+        module = build_head(head, x.shape[-1])
         assert module is not None
-        module.load_state_dict(_converted(case, f"params/post_{i}/", module))
-        if call.get("postproc_type") != "conv1x1":
+        names = head_names("", head, str)
+        if call.get("postproc_type") == "conv1x1":
+            names = linear("", "image_postprocessor/~/conv2_d")
+            stride = call.get("spatial_upsample", 1)  # as the reference has it: it leaves points out
+            x = x[:, ::stride, ::stride]
+        else:
             x = x.flatten(1, -2)
+        module.load_state_dict(_converted(case, f"post_{i}", names, module))
         compared.close(f"post_{i}", module.to(dtype)(x))
     compared.done()
 
 
 def _input(call: Mapping[str, Any], shape: tuple[int, ...]) -> InputConfig:
-    match call.get("type"):
-        case "onehot":
-            return InputConfig(features=VectorFeatures(dim=shape[0]))
-        case "audio":
-            features = audio_features(shape, call["samples_per_patch"])
-        case _:
-            features = image_features(call, shape)
-    return InputConfig(features=features, positions=positions_config(call))
+    arguments = {name: value for name, value in call.items() if name not in ("x", "pos", "network_input_is_1d")}
+    return input_config({"input_preprocessor": arguments, "patches_for_flow": False}, shape)
 
 
 def _head(call: Mapping[str, Any], grid: tuple[int, ...]) -> Head:
     shape = tuple(call.get("input_reshape_size") or grid)
-    match call.get("postproc_type", call["type"]):
+    match call.get("postproc_type", "pixels") if call["type"] == "image" else call["type"]:
         case "conv":
-            times = {"time_factor": call["temporal_upsample"]} if "temporal_upsample" in call else {}
-            return UpsampleHead(
-                shape=shape, channels=call["n_outputs"], factor=call.get("spatial_upsample", 4), **times
-            )
+            time = call.get("temporal_upsample", 1)
+            factor = 4 if time == 1 else call.get("spatial_upsample", 1)
+            return UpsampleHead(shape=shape, channels=call["n_outputs"], factor=factor, time_factor=time)
         case "patches":
-            return PatchHead(shape=shape, patch=call["spatial_upsample"], time_patch=call.get("temporal_upsample", 1))
+            return PatchHead(
+                shape=shape, patch=call.get("spatial_upsample", 1), time_patch=call.get("temporal_upsample", 1)
+            )
         case "pixels":
             return GridHead(shape=shape)
         case "conv1x1":
             return LinearHead(channels=call["n_outputs"])
         case "audio":
-            return AudioHead(samples_per_patch=call["samples_per_patch"])
+            return AudioHead(samples_per_patch=call.get("samples_per_patch", 96))
         case "projection":
             return LinearHead(channels=call["num_outputs"])
         case "classification":
@@ -223,27 +241,13 @@ def _head(call: Mapping[str, Any], grid: tuple[int, ...]) -> Head:
             raise AssertionError(f"unknown head {other}")
 
 
-def _converted(case: Case, prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """The case's parameters for the module's, which both have in the order of their names."""
-    official = {name: torch.from_numpy(value.copy()) for name, value in sorted(case.tree(prefix).items())}
-    ours = sorted(module.state_dict())
-    # Biases sort before weights on both sides.
-    assert [name.rsplit(".", 1)[-1] for name in ours] == [_role(name) for name in official]
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    pairs = zip(ours, official.values(), strict=True)
-    return {name: value if name.endswith("table") else _layout(value, len(wanted[name])) for name, value in pairs}
-
-
-def _role(official: str) -> str:
-    return {"b": "bias", "w": "weight", "pos_embs": "table"}[official.rsplit("/", 1)[-1]]
-
-
-def _layout(value: Tensor, axes: int) -> Tensor:
-    if value.ndim >= 4 and axes == 2:
-        value = value.flatten(0, -2)
-    if value.ndim == 2:
-        return value.T
-    if value.ndim > 2:  # transposed convolutions alone remain: [*kernel, out, in]
-        kernel = list(range(value.ndim - 2))
-        return value.flip(kernel).permute(value.ndim - 1, value.ndim - 2, *kernel)
-    return value
+def _converted(case: Case, name: str, names: Names, module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of one processor, by the converter's table, whose first part of a name is the class."""
+    given = case.tree(f"params/{name}/") | case.tree(f"state/{name}/")
+    state = {key: value for key, value in module.state_dict().items() if key.endswith("num_batches_tracked")}
+    for ours, (official,) in names.items():
+        key = ours.removeprefix(".")
+        state[key] = in_our_layout(official, given.pop(official.partition("/")[2]), dim=module.state_dict()[key].ndim)
+    left = [other for other in given if not other.endswith(("hidden", "counter"))]
+    assert not left, f"nothing of ours is made of {left}"
+    return state

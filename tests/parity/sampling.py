@@ -45,7 +45,11 @@ def check_sampling(case: Case, backend: str) -> None:
 def _check_run(case: Case, name: str, run: dict[str, Any], predictor: Predictor) -> None:
     events = case.tensor(f"in/{name}/events")
     prompts = events[:, : run["start_step"]].tolist()
-    positions = list(case.tensor("in/event_idxs")) if predictor.config.position_source == "data" else None
+    positions = None
+    if predictor.config.position_source == "data":
+        positions = list(case.tensor("in/event_idxs"))
+    elif "in/event_idxs" in case.arrays:
+        case.arrays.skip("in/event_idxs", because="a model that counts positions itself takes none from the data")
     expected = case.tensor(f"out/{name}/logits")
     steps = torch.arange(run["start_step"], run["start_step"] + run["num_steps"])
     assert torch.equal(case.tensor(f"out/{name}/steps"), steps)

@@ -185,14 +185,14 @@ def check_optimizer(case: Case, dtype: torch.dtype, backend: str) -> None:
         z_loss=case.info["loss"]["z_loss"], label_smoothing=case.info["training"]["label_smoothing"]
     )
     optimizer = build_optimizer(model, config)
-    events, positions = case.tensor("in/events"), case.tensor("in/event_idxs")
+    events, positions = case.tensor("in/events"), case.maybe("in/event_idxs")
     compared, rates = 0, []
     for step in range(case.info["num_steps"]):
         rates.append(learning_rate(config, step, decay_steps=case.info["optimizer"]["training_steps"]))
         optimizer.param_groups[0]["lr"] = rates[-1]
         losses, count = [], 0
         for micro in range(case.info["training"]["num_microbatches"]):
-            batch = token_batch(events[step, micro], positions[step, micro])
+            batch = token_batch(events[step, micro], None if positions is None else positions[step, micro])
             losses.append(objective_loss(model, batch, objective))
             count += count_targets(batch, model.config, objective)
             losses[-1].sum.backward()
@@ -246,12 +246,14 @@ def check_schedules(case: Case) -> None:
 def check_evaluation(case: Case, dtype: torch.dtype, backend: str) -> None:
     model = case.model(dtype, backend)
     outputs = []
+    blocks = "in/inputs" in case.arrays
+    stored = case.maybe("in/input_idxs" if blocks else "in/event_idxs")
     for i in range(len(case.tensor("out/logits"))):
-        if "in/inputs" in case.arrays:
-            stored = case.maybe("in/input_idxs")
-            inputs, positions = case.tensor("in/inputs")[i], None if stored is None else stored[i]
+        positions = None if stored is None else stored[i]
+        if blocks:
+            inputs = case.tensor("in/inputs")[i]
         else:
-            inputs, positions, _ = shifted(token_batch(case.tensor("in/events")[i], case.tensor("in/event_idxs")[i]))
+            inputs, positions, _ = shifted(token_batch(case.tensor("in/events")[i], positions))
         outputs.append(run(model, inputs, positions))
         steps = case.tensor("out/latent_last_steps")[i]
         assert torch.equal(outputs[-1].latent_last_steps, steps)

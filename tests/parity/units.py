@@ -63,12 +63,14 @@ def _results(case: Case, call: Mapping[str, Any]) -> Results:
         case "make_positions_terminal_relative":
             yield "", _from_the_end(case, call)
         case "generate_sinusoidal_features":
-            options = {k: v for k, v in call["kwargs"].items() if k.endswith("_scale")}
-            yield "", sinusoidal_table(call["kwargs"]["max_len"], call["kwargs"]["size"], **options)
+            options = {"max_len": 2048} | call["kwargs"]
+            yield "", sinusoidal_table(options.pop("max_len"), options.pop("size"), **options)
         case "generate_fourier_features":
             yield "", _fourier(case, call)
         case "build_linear_positions":
-            yield "", linear_coordinates(tuple(call["kwargs"]["index_dims"]))
+            low, high = call["kwargs"].get("output_range", (-1, 1))
+            coordinates = linear_coordinates(tuple(call["kwargs"]["index_dims"]))
+            yield "", low + (coordinates + 1) * (high - low) / 2
         case "rotary_inverse_frequencies":
             turn = Rotation.at(
                 torch.ones(1, 1).long(), channels=call["rotated_channels"], max_wavelength=call["max_wavelength"]
@@ -156,14 +158,12 @@ def _from_the_end(case: Case, call: Mapping[str, Any]) -> Tensor:
 
 
 def _fourier(case: Case, call: Mapping[str, Any]) -> Tensor:
-    options = call["kwargs"]
-    if "build_linear_positions" in call:
-        (size,) = call["build_linear_positions"]
-        assert options["max_res"] == size
-        assert not options["concat_pos"]
-        return fourier_table(size, 2 * options["n_bands"])
+    options = {"max_res": 224, "concat_pos": True} | call["kwargs"]
+    shape = call.get("build_linear_positions")
+    if shape == [options["max_res"]] and not options["concat_pos"]:
+        return fourier_table(shape[0], 2 * options["n_bands"])
     return fourier_features(
-        case.tensor(call["pos"]),
+        case.tensor(call["pos"]) if shape is None else linear_coordinates(tuple(shape)).flatten(0, -2),
         bands=options["n_bands"],
         max_resolution=options["max_res"],
         concat=options["concat_pos"],

@@ -18,7 +18,7 @@ from perceivers.models.output_config import AverageOutputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.models.perceiver_io import build_perceiver_io
 
-__all__ = ["convert_params"]
+__all__ = ["convert_params", "in_our_layout"]
 
 
 def convert_params(
@@ -53,7 +53,7 @@ def convert_params(
     converted = {}
     for ours, names in sources.items():
         if all(name in given for name in names):
-            parts = [_ours(name, given[name], dim=len(shapes[ours])) for name in names]
+            parts = [in_our_layout(name, given[name], dim=len(shapes[ours])) for name in names]
             if not _fits([part.shape for part in parts], shapes[ours]):
                 found = ", ".join(f"{name} {list(given[name].shape)}" for name in names)
                 problems.append(f"{found} does not fit {ours} {list(shapes[ours])}")
@@ -63,7 +63,7 @@ def convert_params(
     return converted | {name: torch.tensor(0) for name in counters}
 
 
-def _ours(name: str, value: np.ndarray | Tensor, *, dim: int) -> Tensor:
+def in_our_layout(name: str, value: np.ndarray | Tensor, *, dim: int) -> Tensor:
     """An official parameter in our layout, for a parameter of `dim` axes."""
     tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     if name.endswith("/w"):

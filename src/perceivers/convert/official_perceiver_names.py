@@ -1,6 +1,7 @@
 """What the parameters of the official Perceiver and Perceiver IO are called (deepmind-research, JAX and Haiku)."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from perceivers.convert.parameters import Names, linear, norms, numbered
 from perceivers.models.feature_config import (
@@ -30,7 +31,15 @@ from perceivers.models.output_config import (
 )
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 
-__all__ = ["attention", "cross_attention", "feed_forward", "official_names", "self_attention"]
+__all__ = [
+    "attention",
+    "cross_attention",
+    "feed_forward",
+    "head_names",
+    "input_names",
+    "official_names",
+    "self_attention",
+]
 
 
 class _Modules:
@@ -50,7 +59,7 @@ def official_names(config: PerceiverIOConfig) -> Names:
     if isinstance(config.input, MultimodalInputConfig):
         names = _multimodal_input(config.input, module) | _encoder(config.encoder, "encoder/~")
     else:
-        names = _input("input", config.input, module) | _encoder(config.encoder, "perceiver_encoder/~")
+        names = input_names("input", config.input, module) | _encoder(config.encoder, "perceiver_encoder/~")
     match config.output:
         case AverageOutputConfig():
             return names | linear("output.linear", "projection_decoder/~/logits")
@@ -60,8 +69,8 @@ def official_names(config: PerceiverIOConfig) -> Names:
             return names | _query_output(config.output)
 
 
-def _input(ours: str, config: InputConfig, module: _Modules) -> Names:
-    """One modality; a text model's embedding stands outside any module."""
+def input_names(ours: str, config: InputConfig, module: Callable[[str], str]) -> Names:
+    """Names of one modality, whose modules `module` numbers; a text model's embedding stands outside any."""
     names: Names = {}
     match config.features:
         case TokenFeatures():
@@ -114,7 +123,7 @@ def _multimodal_input(config: MultimodalInputConfig, module: _Modules) -> Names:
     names: Names = {}
     for modality in config.modalities:
         root = f"multimodal_preprocessor/{modality.name}"
-        names |= _input(f"input.inputs.{modality.name}", modality.input, module)
+        names |= input_names(f"input.inputs.{modality.name}", modality.input, module)
         names[f"input.padding.{modality.name}"] = (f"{root}_padding/pos_embs",)
         if modality.mask_share is not None:
             names[f"input.mask_tokens.{modality.name}"] = (f"{root}_mask_token/pos_embs",)
@@ -147,7 +156,7 @@ def _query_output(config: QueryOutputConfig) -> Names:
         names |= _query_positions("output.queries", root, config.queries)
     if config.channels is not None:
         names |= linear("output.linear", f"{root}/output")
-    return names | _head("output.head", config.head, _Modules())
+    return names | head_names("output.head", config.head, _Modules())
 
 
 def _multimodal_output(config: MultimodalOutputConfig, module: _Modules) -> Names:
@@ -166,11 +175,12 @@ def _multimodal_output(config: MultimodalOutputConfig, module: _Modules) -> Name
             case _:
                 own = module("basic_decoder")
         names |= _query_positions(f"output.queries.{modality.name}", own, modality.queries)
-        names |= _head(f"output.heads.{modality.name}", modality.head, module)
+        names |= head_names(f"output.heads.{modality.name}", modality.head, module)
     return names
 
 
-def _head(ours: str, head: Head | None, module: _Modules) -> Names:
+def head_names(ours: str, head: Head | None, module: Callable[[str], str]) -> Names:
+    """Names of a postprocessor, which `module` numbers."""
     match head:
         case TiedHead():
             return {f"{ours}.bias": ("embedding_decoder/bias",)}
