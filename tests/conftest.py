@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 install_import_hook("perceivers", "beartype.beartype")
 
+from . import pasted  # noqa: E402  (it imports what the hook is for)
+
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
@@ -43,3 +45,11 @@ def largest_tensor() -> type[LargestTensor]:
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is brought to the disk: that takes most of the time of tests that write, and changes no content."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def commands_can_be_pasted() -> Iterator[None]:
+    """Whatever command a test makes the package tell people to run, that command's own parser understands it."""
+    pasted.refused.clear()
+    yield
+    assert not pasted.refused

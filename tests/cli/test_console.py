@@ -1,12 +1,11 @@
 import io
 import json
 import math
-import shlex
 import sys
 
 import pytest
 
-from perceivers.cli.console import as_json, big, command_line, counted, forgiving_streams, note, table, warn
+from perceivers.cli.console import as_json, big, counted, forgiving_streams, note, table, warn
 
 
 def test_table() -> None:
@@ -30,11 +29,6 @@ def test_numbers_that_json_lacks_are_null() -> None:
 
 def test_counted() -> None:
     assert [counted(n, "byte") for n in (0, 1, 152_524)] == ["0 bytes", "1 byte", "152,524 bytes"]
-
-
-def test_a_command_line_holds_any_words() -> None:
-    words = ["perceivers", "train", "my run", "$HOME", "it's"]
-    assert shlex.split(command_line(*words)) == words
 
 
 def test_a_stream_of_another_encoding_replaces(monkeypatch: pytest.MonkeyPatch) -> None:

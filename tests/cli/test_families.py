@@ -243,9 +243,13 @@ def test_what_does_not_fit(command: Command, pictures: Path, photos: Path, text_
         (few, pictures, "the pictures have 3 classes, the model knows 2"),
         ("mnist", pictures, r"5 x 7 with 1 channels, the model reads (28, 28, 1): --model.input.features.shape 5 7 1"),
         ("text_small", pictures, "holds 'pictures', which data of kind 'tokens' are not made of: give a store made by"),
-        ("text_small", pictures, "`perceivers prepare text`, or choose another preset, such as mnist"),
+        ("text_small", pictures, "`perceivers prepare text DIR --out STORE`, or choose another preset, such as mnist"),
         ("music_small", text_store, "holds 'bytes', which is not what this preset learns from: give a store made by "),
-        ("music_small", text_store, "`perceivers prepare music`, or choose another preset, such as text_small"),
+        (
+            "music_small",
+            text_store,
+            "prepare music DIR --out STORE`, or choose another preset, such as text_small",
+        ),
     ):
         done = command("train", file, "--data", store, "--out", tmp_path / "run")
         assert done.code == 2

@@ -151,7 +151,7 @@ def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: P
         (language_run, "a__", "--top", 0): "--top 0 must be at least 1",
         (language_run, "a__", "--split", "test"): "--split and --out are for pictures",
         (language_run,): "name something to predict: perceivers predict",
-        (next_run, "a__"): "reads 'bytes', for which there is no command: take perceivers.load in Python",
+        (next_run, "a__"): "reads 'bytes': no command makes anything of that: take perceivers.load in Python",
     }
     for arguments, message in cases.items():
         done = command("predict", *arguments, "--device", "cpu")
@@ -179,7 +179,7 @@ def test_who_generates_and_who_predicts(command: Command, text_run: Path, langua
     (tmp_path / "my run").symlink_to(language_run)
     done = command("generate", tmp_path / "my run")
     assert (done.code, done.out) == (2, "")
-    assert f"perceivers predict '{tmp_path}/my run' INPUT\n" in done.err
+    assert f"perceivers predict '{tmp_path}/my run' 'text with ____'\n" in done.err
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(3, "L"), (1, "RGB")])

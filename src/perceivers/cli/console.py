@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +16,6 @@ def forgiving_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def command_line(*words: object) -> str:
-    """A command that can be pasted into a shell, whatever its words hold."""
-    return shlex.join(map(str, words))
 
 
 def as_json(result: Any) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from perceivers.cli.console import command_line
 from perceivers.cli.flags import HELP, parse
+from perceivers.commands import command
 from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ def run(args: Sequence[str]) -> int:
         "to-huggingface": _to_huggingface,
     }
     if args[0] not in kinds:
-        raise ValueError(
-            f"can't convert {args[0]!r}, only {', '.join(kinds)}: perceivers convert official-ar SOURCE OUT, say"
-        )
+        example = command("convert", "official-ar", "SOURCE", "OUT")
+        raise ValueError(f"can't convert {args[0]!r}, only {', '.join(kinds)}: {example}")
     return kinds[args[0]](args[0], args[1:])
 
 
@@ -165,5 +164,5 @@ def _save(
     with Lock.of_directory(out):
         write_model(model.state_dict(), config, tokenizer, out, pictures=pictures)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer!r} tokens")
-    print(f"next: {command_line('perceivers', 'show', out)}")
+    print(f"next: {command('show', out)}")
     return 0

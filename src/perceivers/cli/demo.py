@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceivers.cli.console import command_line, table
+from perceivers.cli.console import table
 from perceivers.cli.flags import parse
+from perceivers.commands import command, free_run
 
 DESCRIPTION = """Train a small Perceiver AR on Bach's chorales, score chorales that it never saw beside models that
 count, and continue one of them. Needs no data and no network; about ten minutes on two cores."""
@@ -49,8 +50,8 @@ def run(args: Sequence[str]) -> int:
     print("  continuation.mid   for a sequencer or notation program")
     print("  training.png       how it learned")
     print(f"\nDone in {result.minutes:.1f} minutes. What to try next:")
-    run_of = command_line("perceivers", "generate", options.out / "run", "--seconds", 30, "--out", "new.wav")
-    print(f"  {run_of}   # a chorale from nothing")
-    print("  perceivers prepare music YOUR_MIDI_FILES --out store   # your own music ...")
-    print("  perceivers train music_small --data store --out runs/mine   # ... and a model of it")
+    from_nothing = command("generate", options.out / "run", "--seconds", 30, "--out", "new.wav")
+    print(f"  {from_nothing}   # a chorale from nothing")
+    print(f"  {command('prepare', 'music', 'YOUR_MIDI_FILES', '--out', 'store')}   # your own music ...")
+    print(f"  {command('train', 'music_small', '--data', 'store', '--out', free_run())}   # ... and a model of it")
     return 0

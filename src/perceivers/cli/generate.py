@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from perceivers.cli.console import command_line, failed, note, warn
+from perceivers.cli.console import failed, note, warn
 from perceivers.cli.flags import parse
+from perceivers.cli.next_commands import IN_PYTHON, use
 from perceivers.generate.config import DecodingConfig, SamplingConfig, usual_sampling
 from perceivers.nearest import check_source
 
@@ -91,9 +92,10 @@ def run(args: Sequence[str]) -> int:
     # Which defaults are meant follows from the model, and which model from the flags.
     loaded = load(flags.run, device=flags.device, weights=flags.weights)
     if not isinstance(loaded.config, SequenceConfig):
+        makes_none = f"{flags.run} reads {loaded.tokenizer!r} and makes nothing that comes next"
+        line = use(flags.run, loaded.tokenizer)
         raise ValueError(
-            f"{flags.run} reads {loaded.tokenizer!r} and makes nothing that comes next; ask what it says of an input: "
-            f"{command_line('perceivers', 'predict', flags.run)} INPUT"
+            f"{makes_none}; ask what it says of an input: {line}" if line else f"{makes_none}; {IN_PYTHON}"
         )
     usual = GenerateFlags(run=flags.run, sampling=usual_sampling(loaded.tokenizer))
     flags = parse(GenerateFlags, args, prog="perceivers generate", description=DESCRIPTION, default=usual)

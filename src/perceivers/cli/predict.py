@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from perceivers.cli.console import as_json, command_line, failed, table
+from perceivers.cli.console import as_json, failed, table
 from perceivers.cli.flags import parse
+from perceivers.cli.next_commands import IN_PYTHON, use
+from perceivers.commands import command
 from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def run(args: Sequence[str]) -> int:
     flags = parse(PredictFlags, args, prog="perceivers predict", description=DESCRIPTION)
     check_source(flags.run)
     if not flags.inputs:
-        raise ValueError(f"name something to predict: perceivers predict {flags.run} INPUT")
+        raise ValueError(f"name something to predict: {command('predict', flags.run, 'INPUT')}")
     if flags.top < 1:
         raise ValueError(f"--top {flags.top} must be at least 1")
     from perceivers.generate.loaded import load
@@ -81,12 +83,10 @@ def run(args: Sequence[str]) -> int:
             predictions = predict_flow(flags, loaded)
             shown = flow_report(predictions)
         case tokenizer if isinstance(loaded.config, SequenceConfig):
-            next_command = command_line("perceivers", "generate", flags.run)
-            raise ValueError(f"{flags.run} reads {tokenizer!r} tokens and predicts what comes next: {next_command}")
+            line = use(flags.run, tokenizer) or IN_PYTHON
+            raise ValueError(f"{flags.run} reads {tokenizer!r} tokens and predicts what comes next: {line}")
         case tokenizer:
-            raise ValueError(
-                f"{flags.run} reads {tokenizer!r}, for which there is no command: take perceivers.load in Python"
-            )
+            raise ValueError(f"{flags.run} reads {tokenizer!r}: {IN_PYTHON}")
     result = {"run": flags.run, "tokenizer": loaded.tokenizer, "predictions": predictions}
     if flags.json or shown:
         print(as_json(result) if flags.json else shown)

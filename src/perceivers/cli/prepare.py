@@ -1,6 +1,5 @@
 """`perceivers prepare`: files -> a store to train on."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
@@ -10,6 +9,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from perceivers.cli.flags import HELP, parse
+from perceivers.cli.next_commands import train_on
+from perceivers.commands import command
 
 KINDS = {
     "music": "MIDI files, as performance events",
@@ -83,15 +84,6 @@ class CopyFlags(_Out):
     """Same seed, same sequences."""
 
 
-NEXT = {
-    "music": "music_small",
-    "text": "text_small",
-    "tokens": "text_small",
-    "pictures": "mnist",
-    "copy": "text_small",
-}
-"""Presets to begin with."""
-
 FLAGS: dict[str, type[FileFlags | CopyFlags]] = {
     "music": FileFlags,
     "text": FileFlags,
@@ -108,20 +100,18 @@ def run(args: Sequence[str]) -> int:
         return 0 if args else 2
     kind, *rest = args
     if kind not in KINDS:
-        raise ValueError(
-            f"can't prepare {kind!r}; there are {', '.join(KINDS)}: perceivers prepare music DIR --out store"
-        )
+        example = command("prepare", "music", "DIR", "--out", "store")
+        raise ValueError(f"can't prepare {kind!r}; there are {', '.join(KINDS)}: {example}")
     _, *more = cleandoc(FLAGS[kind].__doc__ or "").split("\n\n")
     description = "\n\n".join([f"Prepare {KINDS[kind]}.", *more])
     flags = parse(FLAGS[kind], rest, prog=f"perceivers prepare {kind}", description=description)
     if isinstance(flags, FileFlags) and not flags.sources:
-        raise ValueError(f"name the files or directories to prepare: perceivers prepare {kind} DIR --out {flags.out}")
+        raise ValueError(f"name the files or directories to prepare: {command('prepare', kind, 'DIR', *rest)}")
 
     from perceivers.data import prepare
-    from perceivers.data.prepare_pictures import PictureSummary, prepare_pictures
+    from perceivers.data.prepare_pictures import prepare_pictures
 
-    command = shlex.join(["perceivers", "prepare", *args])
-    common = {"overwrite": flags.overwrite, "progress": True, "command": command}
+    common = {"overwrite": flags.overwrite, "progress": True, "command": command("prepare", *args)}
     if isinstance(flags, FileFlags):
         common["choices"] = prepare.Choices(split_by=flags.split_by, unpacked_mb=flags.unpacked_mb)
     match flags:
@@ -135,28 +125,10 @@ def run(args: Sequence[str]) -> int:
             summary = prepare.prepare_text(flags.sources, flags.out, **common)
         case _:
             summary = prepare.prepare_music(flags.sources, flags.out, **common)
-    settings: list[object] = [NEXT[kind]]
-    if isinstance(flags, TokenFlags):
-        settings += ["--model.vocab-size", flags.vocab_size + 3]
-    if isinstance(summary, PictureSummary):
-        settings = picture_settings(summary.shape, summary.classes)
     print("\n".join(summary.lines()))
-    out = shlex.quote(str(flags.out))
     if "train" in summary.splits:
-        print(f"next: perceivers train {shlex.join(map(str, settings))} --data {out} --out runs/a")
+        print(f"next: {train_on(flags.out)}")
     else:
-        split = list(summary.splits)[-1]
-        print(f"nothing is for training; next: perceivers evaluate RUN --data {out} --split {split}")
+        line = command("evaluate", "RUN", "--data", flags.out, "--split", list(summary.splits)[-1])
+        print(f"nothing is for training; next: {line}   # a run or a saved model in place of RUN")
     return 0
-
-
-def picture_settings(shape: tuple[int, int, int], classes: Sequence[str] | None) -> list[object]:
-    """A preset for pictures, and what of it has to be otherwise for these."""
-    if classes is None:
-        return ["flow_small"]
-    settings: list[object] = ["mnist"]
-    if shape != (28, 28, 1):
-        settings += ["--model.input.features.shape", *shape]
-    if len(classes) != 10:
-        settings += ["--model.output.classes", len(classes)]
-    return settings

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from perceivers.cli.console import table
 from perceivers.cli.flags import HELP
+from perceivers.commands import command
 from perceivers.presets import PRESETS, summary
 
 
@@ -13,6 +14,6 @@ def run(args: Sequence[str]) -> int:
         print("usage: perceivers presets\n\nLists complete settings by name; `perceivers show NAME` tells more.")
         return 0
     if args:
-        raise ValueError(f"perceivers presets takes no arguments, got {args[0]!r}; try perceivers show {args[0]}")
+        raise ValueError(f"presets takes no arguments, got {args[0]!r}; try {command('show', args[0])}")
     print(table([(name, summary(name)) for name in PRESETS]))
     return 0

@@ -1,6 +1,8 @@
-"""How `perceivers show --gpus` tells how a run is shared among GPUs."""
+"""How `perceivers show RUN --gpus 8` tells how a run is shared among GPUs."""
 
 from perceivers.cli.console import big, table
+from perceivers.commands import command, free_run
+from perceivers.data.config import CopyConfig
 from perceivers.train.config import TrainConfig
 from perceivers.train.plan import Machine, Plan, best_plan, plan_flags
 
@@ -53,5 +55,7 @@ def _command(plan: Plan, what: str, machine: Machine) -> str:
     gpus = plan.config.parallel.processes
     machines, each = max(1, gpus // machine.gpus), min(gpus, machine.gpus)
     where = f"--nnodes {machines} --rdzv-backend c10d --rdzv-endpoint HOST:29500 " if machines > 1 else ""
-    start = f"torchrun {where}--nproc-per-node {each} -m perceivers train {what} --data STORE --out RUN"
-    return f"start it with:\n\n    {start} \\\n        {plan_flags(plan.config)}"
+    data = [] if isinstance(plan.config.data, CopyConfig) else ["--data", "STORE"]
+    start = command("train", what, *data, "--out", free_run())
+    flags = plan_flags(plan.config)
+    return f"start it with:\n\n    torchrun {where}--nproc-per-node {each} -m {start} \\\n        {flags}"

@@ -1,7 +1,7 @@
 """`perceivers train`: a preset or a file of settings, flags that change it, and data -> a run directory."""
 
+import math
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from perceivers.cli.console import command_line, note, warn
+from perceivers.cli.console import note, warn
 from perceivers.cli.flags import CONFIG, HELP, parse, read_config, read_settings
+from perceivers.cli.next_commands import use
+from perceivers.commands import command, free_run
 from perceivers.presets import PRESETS, preset
 from perceivers.train.config import CrossEntropy, TrainConfig
 
@@ -37,14 +39,8 @@ MAIN = (
 )
 """Flags that most runs need, of each family."""
 
-NEXT = {
-    "performance": ("perceivers generate {run} --out {run}/new.mid --out {run}/new.wav",),
-    "bytes": ("perceivers generate {run}",),
-    "masked_bytes": ('perceivers predict {run} "text with ____"',),
-    "ids": ("perceivers generate {run}",),
-    "frames": ("perceivers predict {run} FIRST.png SECOND.png --out flow.png",),
-}
-"""What to do with a model, by what it reads."""
+LONGER = 10
+"""Times as many steps as its warm-up, as a line of its log and as it made are proposed for a run that was too short."""
 
 FREE_ON_RESUME = ("dropout", "prefix_dropout", "latent_dropout", "backend", "zero_logits", "latent_init_std")
 """Fields of the model that may change between the parts of a run: no weight depends on them."""
@@ -91,7 +87,8 @@ def _settings(args: Sequence[str]) -> tuple[str, list[str]]:
         return args[0], list(args[1:])
     if asked := HELP & set(args):
         parse_train(preset("music_small"), [*asked], prog="perceivers train SETTINGS")
-    raise ValueError(f"name a preset, a YAML file or a run first: perceivers train {next(iter(PRESETS))} --out runs/a")
+    example = command("train", next(iter(PRESETS)), "--data", "STORE", "--out", free_run())
+    raise ValueError(f"name a preset, a YAML file or a run first: {example}")
 
 
 def parse_train(config: TrainConfig, args: Sequence[str], *, prog: str) -> tuple[TrainFlags, TrainConfig]:
@@ -112,7 +109,7 @@ def check_resumed(before: TrainConfig, now: TrainConfig, out: Path) -> None:
         shown = ", ".join(f"--{name.replace('_', '-')} {was}" for name, was, _ in fixed)
         raise ValueError(
             f"{out} was begun with another model, {shown}: go on with its own settings "
-            f"(perceivers train {out} --resume), or start a new run with another --out"
+            f"({command('train', out, '--resume')}), or start a new run with another --out"
         )
     for name, was, is_now in changed:
         note(f"{name} is {is_now} from here on; it was {was}")
@@ -158,7 +155,8 @@ def train_and_report(config: TrainConfig, out: Path, flags: TrainFlags) -> int:
     except KeyboardInterrupt:
         saved = checkpoints(out)
         if saved:
-            print(f"\nstopped and saved: {saved[-1]}\ngo on with: perceivers train {out} --resume", file=sys.stderr)
+            go_on = command("train", out, "--resume")
+            print(f"\nstopped and saved: {saved[-1]}\ngo on with: {go_on}", file=sys.stderr)
         else:
             print("\nstopped before anything was saved", file=sys.stderr)
         return 130
@@ -177,10 +175,13 @@ def report(finished: "Run") -> None:
     if any((out / "samples").glob("*")):
         print(f"  {out}/samples/                         what it made on the way")
     if (fault := too_short(finished)) is not None:
-        longer = "minutes" if config.max_minutes and state.step < config.max_steps else "steps"
+        steps = LONGER * max(state.step, config.log_every, config.optim.warmup_steps)
+        longer = ("--max-steps", steps)
+        if config.max_minutes and state.step < config.max_steps:
+            longer = ("--max-minutes", math.ceil(steps * state.minutes / max(state.step, 1)))
         warn(
-            f"{fault}, so the model has learned next to nothing: train longer (perceivers train {out} --resume "
-            f"--max-{longer} N), or take a smaller model or smaller batches"
+            f"{fault}, so the model has learned next to nothing: train longer "
+            f"({command('train', out, '--resume', *longer)}), or take a smaller model or smaller batches"
         )
         return
     print("next:")
@@ -195,11 +196,11 @@ def next_commands(finished: "Run") -> list[str]:
     out, record = finished.out, data_record(finished.out)
     held_out = [] if record is None else [split for split in ("test", "validation") if split in record["splits"]]
     which = ["--split", "validation"] if held_out == ["validation"] else []
-    lines = [command_line("perceivers", "evaluate", out, *which)] if held_out or record is None else []
-    lines += [line.format(run=shlex.quote(str(out))) for line in NEXT.get(finished.tokenizer, ())]
-    names_classes = finished.tokenizer == "pictures" and isinstance(finished.config.objective, CrossEntropy)
-    if record is not None and held_out and names_classes:
-        lines.append(command_line("perceivers", "predict", out, record["path"], "--split", held_out[0]))
+    lines = [command("evaluate", out, *which)] if held_out or record is None else []
+    if finished.tokenizer != "pictures":
+        return [*lines, *filter(None, [use(out, finished.tokenizer)])]
+    if record is not None and held_out and isinstance(finished.config.objective, CrossEntropy):
+        lines.append(command("predict", out, record["path"], "--split", held_out[0]))
     return lines
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from perceivers.commands import command
 from perceivers.data.batch import NUM_SPECIAL
 from perceivers.data.config import CopyConfig, DataConfig
 from perceivers.data.loader import TokenLoader
@@ -65,10 +66,7 @@ def training_data(
         case CopyConfig(), _:
             raise ValueError("this preset makes its own data (the copy task): leave --data out")
         case _, None:
-            raise ValueError(
-                "this preset needs training data: --data STORE, made by "
-                f"`perceivers prepare {_prepared(config)} DIR --out STORE`"
-            )
+            raise ValueError(f"this preset needs training data: --data STORE, made by `{_prepared(config)}`")
         case DataConfig(), TokenStore():
             return store.tokenizer, _token_loader(config, data, store, order), store.fingerprint
         case MaskedTextConfig(), TokenStore():
@@ -85,10 +83,12 @@ def training_data(
 
 
 def _prepared(config: TrainConfig) -> str:
-    """The kind of `perceivers prepare` that makes what a run learns from."""
-    if not isinstance(config.data, DataConfig):
-        return PREPARE[config.data.kind]
-    return PREPARE_TOKENS.get(getattr(config.model, "vocab_size", 0), "tokens")
+    """The command that makes what a run learns from."""
+    vocab_size = getattr(config.model, "vocab_size", NUM_SPECIAL)
+    kind, ids = PREPARE.get(config.data.kind) or PREPARE_TOKENS.get(vocab_size, "tokens"), []
+    if kind == "tokens":
+        ids = ["--vocab-size", vocab_size - NUM_SPECIAL]
+    return command("prepare", kind, "DIR", *ids, "--out", "STORE")
 
 
 def _wrong_store(config: TrainConfig, store: Store) -> ValueError:
@@ -97,8 +97,7 @@ def _wrong_store(config: TrainConfig, store: Store) -> ValueError:
     if isinstance(config.data, DataConfig) == isinstance(store, PictureStore):
         why = f"which data of kind {config.data.kind!r} are not made of"
     return ValueError(
-        f"{store.path} holds {store.tokenizer!r}, {why}: "
-        f"give a store made by `perceivers prepare {_prepared(config)}`, or choose {other}"
+        f"{store.path} holds {store.tokenizer!r}, {why}: give a store made by `{_prepared(config)}`, or choose {other}"
     )
 
 
@@ -162,7 +161,7 @@ def masked_text_length(model: ModelConfig, store: TokenStore) -> int:
     if store.tokenizer != "bytes":
         raise ValueError(
             f"{store.path} holds {store.tokenizer!r} tokens; masked text is made of bytes: "
-            "give a store made by `perceivers prepare text`"
+            f"give a store made by `{command('prepare', 'text', 'DIR', '--out', 'STORE')}`"
         )
     match model:
         case PerceiverIOConfig(input=InputConfig(features=TokenFeatures(seq_len=seq_len))):
