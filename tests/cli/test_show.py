@@ -163,3 +163,14 @@ def test_a_model_of_transformers(command: Command, tmp_path: Path) -> None:
     done = command("show", tmp_path)
     assert done.code == 0, done.err
     assert "reads 'masked_bytes' tokens; how it was trained is not on record" in done.out
+
+
+def test_warm_up_as_it_will_be(command: Command) -> None:
+    for name, said in (
+        (
+            "music_small",
+            "adam, 0.0012 after 200 steps or 5 % of the run (3 minutes at most), whichever is first, then",
+        ),
+        ("text_small", "adamw, 0.0006 after 500 steps, then cosine"),
+    ):
+        assert said in command("show", name).out

@@ -197,7 +197,7 @@ def test_full_disk(command: Command, text_store: Path, tmp_path: Path, monkeypat
         (["--out", "x"], "name a preset, a YAML file or a run first"),
         (["text_small"], "where should the run go? Add --out, for example --out runs/text_small"),
         (["text_small", "--out", "x", *TINY], "needs training data: --data STORE"),
-        (["text_small", "--out", "x", "--data", "nowhere", *TINY], "nowhere: there is no token store"),
+        (["text_small", "--out", "x", "--data", "nowhere", *TINY], "nowhere: there is no store"),
         (["copy_tiny", "--out", "x", "--data", "STORE"], "makes its own data (the copy task): leave --data out"),
         (["text_small", "--out", "x", "--data", "STORE", "--device", "abacus", *SMALL_MODEL], "device 'abacus'"),
         (

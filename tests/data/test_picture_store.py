@@ -144,9 +144,9 @@ def flip(file: Path, place: int = 0) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no picture store; make one with `perceivers prep"):
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no store; make one with `perceivers prep"):
         PictureStore.open(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"not a picture store, it has no header\.json"):
+    with pytest.raises(ValueError, match=r"not a store, it has no header\.json"):
         PictureStore.open(tmp_path)
     path = write(tmp_path / "store")
     (path / "test.labels").unlink()

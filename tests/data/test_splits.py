@@ -149,6 +149,11 @@ def test_two_groups_are_no_three_splits() -> None:
         (["train/etude/take1.mid", "test/etude/take2.mid"], "etude/"),
         (["rows.jsonl#1"], "rows.jsonl#1"),
         (["word_1984.txt"], "word_1984"),
+        (["train/0.mid"], "train/0"),
+        (["train/song 02.mid"], "train/song 02"),
+        (["train/01 - take 1.mid", "train/01 - take 2.mid"], "train/01"),
+        (["train/k545_1.mid", "test/K545 (2).mid"], "k545"),
+        (["train/etude 1/a.mid"], "train/etude 1/a"),
     ],
 )
 def test_what_recordings_of_one_piece_have_in_common(names: list[str], piece: str) -> None:
@@ -162,6 +167,22 @@ def test_recordings_of_one_piece_in_several_splits_are_told() -> None:
         "etude_take1.mid (train) and etude_take2.mid (test); --split-by piece keeps names that are alike together"
     ]
     assert pieces_apart([f"book {index}" for index in range(4)], ["train", "test", "train", "train"]) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{}.mid", "{:04d}.mid", "track{}.mid", "song {:02d}.mid", "Track_{}.mid", "Piece-{} (1).mid", "{} take 1.mid"],
+)
+def test_numbers_in_each_split_are_no_recordings_of_one_piece(name: str) -> None:
+    folders = [folder for folder in ("train", "val", "test") for _ in range(3)]
+    names = [f"{folder}/{name.format(index % 3)}" for index, folder in enumerate(folders)]
+    assert pieces_apart(names, [{"val": "validation"}.get(folder, folder) for folder in folders]) == []
+    assert len(set(map(piece_of, names))) == 9
+
+
+def test_takes_of_a_number_in_one_folder_are_recordings_of_one_piece() -> None:
+    names = [f"all/{number} take {take}.mid" for number in range(3) for take in (1, 2)]
+    assert "all/0 take 1.mid (train) and all/0 take 2.mid (test)" in pieces_apart(names, ["train", "test"] * 3)[0]
 
 
 def test_folders_in_several_splits_are_told() -> None:

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from perceivers.data import tokens
+from perceivers.data.picture_store import PictureStore
 from perceivers.data.tokens import StoreWriter, TokenStore
 
 DOCUMENTS = {
@@ -226,7 +228,7 @@ def test_a_killed_writer_leaves_nothing_at_the_path_and_the_next_cleans_up(tmp_p
     assert ended.returncode == -signal.SIGKILL
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".store.lock", ".store.partial"]
     assert (tmp_path / ".store.partial" / "leftover.tokens").stat().st_size > 0
-    with pytest.raises(FileNotFoundError, match="there is no token store"):
+    with pytest.raises(FileNotFoundError, match="there is no store"):
         TokenStore.open(tmp_path / "store")
     assert TokenStore.open(write(tmp_path / "store")).splits == ("train", "validation")
     assert hidden(tmp_path / "store") == []
@@ -294,14 +296,14 @@ def flip(file: Path, place: int = 0) -> None:
 
 
 def test_missing_store(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no token store; make one with `perceivers prepare`"):
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no store; make one with `perceivers prepare`"):
         TokenStore.open(tmp_path / "nowhere")
 
 
 def test_something_else_than_a_store(tmp_path: Path) -> None:
     (tmp_path / "song.mid").write_bytes(b"MThd")
     for path in (tmp_path, tmp_path / "song.mid"):
-        with pytest.raises(ValueError, match=r"not a token store, it has no header\.json; make one with"):
+        with pytest.raises(ValueError, match=r"not a store, it has no header\.json; make one with"):
             TokenStore.open(path)
     (tmp_path / "header.json").write_text('{"name": "mine"}')
     with pytest.raises(ValueError, match=r"header\.json: not the header of a token store; make a store with"):
@@ -383,3 +385,17 @@ def test_unknown_split(tmp_path: Path) -> None:
     store = TokenStore.open(write(tmp_path / "store"))
     with pytest.raises(ValueError, match="store: no split 'test'; it has train, validation"):
         store.split("test")
+
+
+@pytest.mark.parametrize("kind", [TokenStore, PictureStore])
+def test_where_no_store_is_the_nearest_is_named(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^stor: there is no store; make one with `perceivers prepare`$"):
+        kind.open("stor")
+    (tmp_path / "data" / "store").mkdir(parents=True)
+    (tmp_path / "data" / "store" / "header.json").write_text("{}")
+    for path in ("stor", "store", "data/sotre"):
+        with pytest.raises(FileNotFoundError, match=rf"^{path}: there is no store; .*data/store"):
+            kind.open(path)
+    with pytest.raises(ValueError, match=r"^data: not a store, it has no header.json; .*data/store"):
+        kind.open("data")

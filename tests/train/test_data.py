@@ -34,7 +34,7 @@ def test_a_store_is_opened_as_what_it_is(store: TokenStore, tmp_path: Path) -> N
     with PictureWriter(tmp_path / "pictures", shape=(2, 3, 1)) as writer:
         writer.append("train", np.zeros((1, 2, 3, 1), np.uint8))
     assert isinstance(open_store(tmp_path / "pictures"), PictureStore)
-    with pytest.raises(FileNotFoundError, match="there is no token store"):
+    with pytest.raises(FileNotFoundError, match="there is no store"):
         open_store(tmp_path / "nothing")
 
 

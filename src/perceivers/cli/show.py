@@ -8,7 +8,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from perceivers.cli.console import big, table
+from perceivers.cli.console import big, counted, table
 from perceivers.cli.flags import CONFIG, parse, read_config
 from perceivers.cli.show_plan import describe_plan
 from perceivers.data.config import CopyConfig, DataConfig
@@ -29,7 +29,7 @@ from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.nearest import suggestion
 from perceivers.presets import PRESETS, preset, summary
 from perceivers.records import from_dict
-from perceivers.train.config import TrainConfig
+from perceivers.train.config import WARMUP_SHARE, TrainConfig
 from perceivers.writing import finish_files
 
 DESCRIPTION = """Show the size, cost and settings of a run, a saved model or a preset.
@@ -169,13 +169,24 @@ def describe_training(config: TrainConfig) -> str:
     length = f"or {config.max_minutes:g} minutes, " if config.max_minutes else ""
     facts = [
         ("steps", f"{config.max_steps:,}, {length}of {rows}: {_rows(config)}"),
-        ("optimiser", f"{optim.optimizer}, {optim.lr:g} after {optim.warmup_steps:,} steps, then {optim.schedule}"),
+        ("optimiser", f"{optim.optimizer}, {optim.lr:g} {_warmup(config)}then {optim.schedule}"),
     ]
     for name, bfloat16 in (("float32", False), ("bfloat16", True)):
         memory = training_memory(config.model, rows=data.batch_size, bfloat16=bfloat16, cpu=True)
         pieces = ", ".join(f"{part} {big(size, 'B')}" for part, size in vars(memory).items())
         facts.append((f"memory, {name}", f"about {big(memory.total, 'B')} on a CPU: {pieces}"))
     return table(facts)
+
+
+def _warmup(config: TrainConfig) -> str:
+    """When the rate is reached: under a clock, warm-up ends with a share of the run at the latest."""
+    if not config.optim.warmup_steps:
+        return "from the start, "
+    after = f"after {counted(config.optim.warmup_steps, 'step')}"
+    if config.max_minutes is None:
+        return f"{after}, "
+    share = f"{WARMUP_SHARE * 100:.0f} % of the run ({WARMUP_SHARE * config.max_minutes:.2g} minutes at most)"
+    return f"{after} or {share}, whichever is first, "
 
 
 def _rows(config: TrainConfig) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.key_use import KeyUse
+from perceivers.nearest import STORE, suggestion
 from perceivers.records import from_dict
 
 __all__ = [
@@ -133,6 +134,14 @@ def read_header(path: Path, *, kind: str, version: int) -> tuple[dict[str, Any],
             "upgrade perceivers, or prepare the store again"
         )
     return values, values.pop("fingerprint", None)
+
+
+def no_store(path: Path) -> FileNotFoundError | ValueError:
+    """The error for a path at which no store is, with the nearest one."""
+    remedy = suggestion(path, holds=STORE) or "; make one with `perceivers prepare`"
+    if not path.exists():
+        return FileNotFoundError(f"{path}: there is no store{remedy}")
+    return ValueError(f"{path}: not a store, it has no {STORE}{remedy}")
 
 
 def check_sizes(directory: Path, files: dict[str, FileRecord]) -> None:

@@ -18,7 +18,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged, store_kind
+from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged, no_store, store_kind
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.picture_header import KIND, PictureHeader, PictureSplitRecord
 from perceivers.data.splits import SPLITS
@@ -76,12 +76,8 @@ class PictureStore:
         """
         path = Path(path)
         restore(path)
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: there is no picture store; make one with `perceivers prepare pictures`")
         if not (path / HEADER).is_file():
-            raise ValueError(
-                f"{path}: not a picture store, it has no {HEADER}; make one with `perceivers prepare pictures`"
-            )
+            raise no_store(path)
         header = PictureHeader.read(path / HEADER)
         check_sizes(path, header.files)
         if sum(record.num_bytes for record in header.files.values()) < CHECKSUM_LIMIT:

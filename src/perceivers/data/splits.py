@@ -58,6 +58,13 @@ TAKE = re.compile(
 )
 """What tells recordings of one piece apart, at the end of their names."""
 NUMBER = re.compile(r"(?<=[a-z0-9])[\W_]+\d{1,2}[\W_]*$")
+GENERIC = re.compile(
+    r"""[a-z]? | (?: track | song | piece | music | midi | mid | audio | file | document | doc | text | txt | page
+                   | part | chunk | clip | sample | item | example | data | untitled | unnamed | unknown | output | seq
+                   | sequence | number | no | nr | id )? [\W_]* \d* [\W_]*""",
+    re.VERBOSE,
+)
+"""Names that say nothing of a piece: 0, a, track1, song 02. Each counts in its folder alone."""
 CATALOGUE = re.compile(r"(?:^|[\W_])(?:op|opus|no|nr|bwv|kv|k|d|hob|rv|hwv|woo|s)$")
 """A number after one of these is the piece's."""
 
@@ -193,7 +200,10 @@ def chosen_splits(
 
 
 def piece_of(name: str) -> str:
-    """What recordings of one piece have in common: their name without take, copy, version or number."""
+    """What recordings of one piece have in common: their name without take, copy, version or number.
+
+    Folders of splits are left out of it, unless the name is one that any piece may have.
+    """
     path = PurePosixPath(name)
     if re.search(r"#\d+$", name):  # rows of one file are documents of their own
         return name
@@ -202,7 +212,9 @@ def piece_of(name: str) -> str:
     while (shorter := TAKE.sub("", stem)) != stem:
         stem = shorter
     number = NUMBER.sub("", stem)
-    stem = stem if CATALOGUE.search(number) else number
+    stem = stem if CATALOGUE.search(number) or GENERIC.fullmatch(number) else number
+    if GENERIC.fullmatch(stem or (folders[-1].lower() if folders else "")):
+        folders = path.parts[:-1]
     return "/".join([*folders, stem])
 
 

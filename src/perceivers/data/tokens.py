@@ -20,7 +20,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Int, Integer
 
-from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged
+from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged, no_store
 from perceivers.data.key_counter import KeyUseCounter
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.splits import SPLITS
@@ -81,10 +81,8 @@ class TokenStore:
         """
         path = Path(path)
         restore(path)
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: there is no token store; make one with `perceivers prepare`")
         if not (path / HEADER).is_file():
-            raise ValueError(f"{path}: not a token store, it has no {HEADER}; make one with `perceivers prepare`")
+            raise no_store(path)
         store = cls(path, StoreHeader.read(path / HEADER))
         check_sizes(path, store._files)
         if sum(record.num_bytes for record in store._files.values()) < CHECKSUM_LIMIT:

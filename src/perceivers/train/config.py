@@ -10,6 +10,9 @@ from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.records import not_negative, record
 
+WARMUP_SHARE = 0.05
+"""Most of a run that warm-up takes, where a clock ends it."""
+
 
 @record
 class CrossEntropy:

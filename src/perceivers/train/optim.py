@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from perceivers.train.config import OptimConfig
+from perceivers.train.config import WARMUP_SHARE, OptimConfig
 from perceivers.train.parallel import local
 
 
@@ -22,10 +22,6 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, **settings)
-
-
-WARMUP_SHARE = 0.05
-"""Most of a run that warm-up takes, where a clock ends it."""
 
 
 def warmed_up(config: OptimConfig, step: int, *, done: float | None = None) -> float:
