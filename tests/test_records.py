@@ -5,8 +5,9 @@ import pkgutil
 import re
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+import numpy as np
 import pytest
 import yaml
 
@@ -193,3 +194,56 @@ def test_records_are_frozen_and_named() -> None:
     assert replace(made, whole=3) == Settings(number=1.5, whole=3)
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.whole = 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@record
+class Layer:
+    width: int = 3
+    share: float = 0.5
+    most: int | None = None
+    on: bool = True
+    name: str = "a"
+    kind: Literal["one", "two"] = "one"
+    shape: tuple[int, ...] = ()
+    inner: CopyConfig | None = None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": 3.0},
+        {"width": 1e3},
+        {"width": "12"},
+        {"width": True},
+        {"width": None},
+        {"width": np.float32(3)},
+        {"share": "0.5"},
+        {"share": True},
+        {"share": 10**400},
+        {"share": None},
+        {"most": 2.5},
+        {"most": False},
+        {"on": "no"},
+        {"on": 1},
+        {"on": None},
+        {"name": 3},
+        {"kind": "three"},
+        {"shape": 3},
+        {"shape": (3, 5.5)},
+        {"shape": [3, True]},
+        {"inner": {"length": 10}},
+    ],
+)
+def test_a_field_of_another_kind(wrong: dict[str, Any]) -> None:
+    """Made by hand, too: a float for a number of layers is none, and "no" is not false."""
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"^{name}=.* is of the wrong kind: needs "):
+        Layer(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = Layer(width=np.int64(7), share=np.float32(0.25), shape=[np.int32(3), 5])  # pyright: ignore
+    assert made == Layer(width=7, share=0.25, shape=(3, 5))
+    assert [type(value) for value in (made.width, made.share, *made.shape)] == [int, float, int, int]
+    assert from_dict(Layer, json.loads(json.dumps(to_dict(made)))) == made
+    assert hash(made) == hash(Layer(width=7, share=0.25, shape=(3, 5)))

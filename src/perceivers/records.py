@@ -3,9 +3,12 @@
 import dataclasses
 import difflib
 import math
+import numbers
+import sys
 import types
 import typing
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 Record = TypeVar("Record")
@@ -13,12 +16,17 @@ Record = TypeVar("Record")
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def record(cls: type[Record]) -> type[Record]:
-    """Make a class a frozen dataclass with keyword arguments, none of whose numbers may be NaN or infinite."""
+    """Make a class a frozen dataclass with keyword arguments of the types that its fields have.
+
+    Numbers of numpy become Python's, lists tuples; a number that is NaN or infinite, or of another kind, is refused.
+    """
     check: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
 
     def __post_init__(self: Any) -> None:
-        if check is not None:
+        _take_types(self)
+        if check is not None:  # which says in words of its own what a field may be called
             check(self)
+        _take_types(self, words=True)
         check_finite(self)
 
     cls.__post_init__ = __post_init__  # pyright: ignore[reportAttributeAccessIssue]
@@ -52,6 +60,52 @@ def check_finite(values: Any, *, path: str = "") -> None:
         raise ValueError(f"{path}={values} must be a finite number")
 
 
+def _take_types(made: Any, *, words: bool = False) -> None:
+    """Give fields plain values of their types; those that are one of a few words only where `words` is true.
+
+    Raises:
+        ValueError: One has a value of another type.
+    """
+    for name, hint in _hints(type(made)).items():
+        options = _options(hint)
+        if not words and any(typing.get_origin(option) is Literal for option in options):
+            continue
+        given = getattr(made, name)
+        value = _plain(given)
+        if not any(_fits(option, value) for option in options):
+            raise ValueError(f"{name}={given!r} is of the wrong kind: {_needed(options)}")
+        if value is not given:
+            object.__setattr__(made, name, value)
+
+
+_hints = cache(typing.get_type_hints)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of which a value has one."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _plain(value: Any) -> Any:
+    """A number of Python in place of one of numpy, and a tuple in place of a list."""
+    match value:
+        case bool() | int() | float() | str() | None:
+            return value
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():
+            return float(value)
+        case list() | tuple():
+            items = tuple(map(_plain, value))
+            same = type(value) is tuple and all(new is old for new, old in zip(items, value, strict=True))
+            return value if same else items
+    return value
+
+
+def _needed(options: tuple[Any, ...]) -> str:
+    return f"needs {' or '.join(map(_spelled, options))}"
+
+
 def to_dict(record: Any) -> Any:
     """A dataclass as dictionaries, lists and scalars."""
     if dataclasses.is_dataclass(record):
@@ -74,14 +128,14 @@ def from_dict(cls: type[Record] | Any, values: Any, *, path: str = "") -> Record
     Raises:
         ValueError: An unknown field (the nearest name is suggested) or kind, or a value of another type.
     """
-    options = typing.get_args(cls) if typing.get_origin(cls) in (types.UnionType, typing.Union) else (cls,)
+    options = _options(cls)
     records = [option for option in options if dataclasses.is_dataclass(option)]
     if records and isinstance(values, dict):
         return _record(_by_kind(records, values, path), values, path)
     if isinstance(values, list):
         values = _tuple(options, values, path)
     if not any(_fits(option, values) for option in options):
-        raise ValueError(f"{path or 'config'}: got {values!r}, needs {' or '.join(map(_spelled, options))}")
+        raise ValueError(f"{path or 'config'}: got {values!r}, {_needed(options)}")
     return values
 
 
@@ -108,7 +162,9 @@ def _fits(cls: Any, value: Any) -> bool:
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, kinds, value))
     if isinstance(value, bool):
         return cls is bool
-    return isinstance(value, int | float if cls is float else cls)
+    if cls is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max
+    return cls is Any or isinstance(value, cls)
 
 
 def _spelled(cls: Any) -> str:
@@ -132,7 +188,7 @@ def _by_kind(records: list[Any], values: dict[Any, Any], path: str) -> Any:
 
 
 def _record(cls: Any, values: dict[Any, Any], path: str) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     prefix = f"{path}." if path else ""
     for name in values:

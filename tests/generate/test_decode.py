@@ -404,6 +404,13 @@ def test_a_table_of_places_in_the_input_ends_where_it_is_cached() -> None:
         ([], {}, "0 prompts with 1 samples each: there must be at least one of both"),
         ([[SOS]], {"samples": 0}, "1 prompts with 0 samples each: there must be at least one of both"),
         ([[SOS]], {"max_tokens": -1}, "max_tokens=-1 must be 0 or more"),
+        ([[SOS]], {"max_tokens": 2.0}, r"max_tokens=2\.0 must be a whole number"),
+        ([[SOS]], {"max_tokens": True}, "max_tokens=True must be a whole number"),
+        ([[SOS]], {"max_tokens": "3"}, "max_tokens='3' must be a whole number"),
+        ([[SOS]], {"samples": 1.5}, r"samples=1\.5 must be a whole number"),
+        ([[SOS]], {"stop_at_eos": "no"}, "stop_at_eos='no' must be True or False"),
+        ([{SOS: 3}], {}, "the prompt is a dict, which has no order"),
+        ([{SOS, 3}], {}, "the prompt is a set, which has no order"),
         ([[SOS], []], {}, "the prompt is empty: give at least the start token"),
         ([[SOS], [SOS, 17]], {}, r"the prompt holds id 17, the model knows 0\.\.16"),
         ([[SOS, -1, 3]], {}, r"the prompt holds id -1, the model knows 0\.\.16"),
@@ -413,9 +420,27 @@ def test_a_table_of_places_in_the_input_ends_where_it_is_cached() -> None:
         ([[SOS]], {"decoding": DecodingConfig(prompt_latents=6)}, r"prompt_latents=6 must lie in 1\.\.5"),
     ],
 )
-def test_mistakes_are_found_at_the_call(prompts: list[list[int]], options: dict[str, Any], message: str) -> None:
+@pytest.mark.usefixtures("unchecked")
+def test_mistakes_are_found_at_the_call(prompts: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode(fresh(), prompts, **({"max_tokens": 1} | options))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (np.ones(14), r"returned float64 numbers of shape \[14\]"),
+        (np.full(14, np.nan), "returned float64 numbers"),
+        (np.ones(1, bool), r"returned bool numbers of shape \[1\]: .* each of the 14 raw ids"),
+        (np.ones((1, 14), bool), r"of shape \[1, 14\]"),
+        (np.ones(17, bool), r"of shape \[17\]"),
+    ],
+)
+def test_a_constraint_says_true_or_false_of_each_id(said: Any, message: str) -> None:
+    """Numbers would be taken for true, and a single one for all."""
+    model: Any = fresh()
+    with pytest.raises(ValueError, match=message):
+        list(decode(model, [[SOS]], max_tokens=1, constraint=lambda: lambda ids: said))
 
 
 @pytest.mark.filterwarnings("ignore:num_latents=7 is more than")

@@ -152,3 +152,12 @@ def test_an_event_at_the_limit_is_kept_whatever_follows(limit_s: float) -> None:
     ids = np.array([60] + [256] * steps + [61])
     assert first_seconds(ids, limit_s).tolist() == ids.tolist()
     assert first_seconds(np.append(ids, [256] * 50), limit_s).tolist() == ids.tolist()
+
+
+def test_an_id_that_no_file_of_ids_holds(tmp_path: Path) -> None:
+    """As int64 it would be negative."""
+    with pytest.raises(ValueError, match="id 9223372036854775811 is larger than any id"):
+        write(np.array([3, 2**63 + 3], np.uint64), tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", np.array([3, 2**63 + 3], np.uint64))
+    with pytest.raises(ValueError, match=r"b\.npy: id 9223372036854775811 is larger than any id"):
+        read_prompt(tmp_path / "b.npy", "ids")

@@ -214,6 +214,13 @@ def test_seconds_are_for_music() -> None:
             call(max_tokens=1, seconds=1.5)
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), -1, 0, "3"])
+@pytest.mark.usefixtures("unchecked")
+def test_no_music_is_of_no_length(seconds: Any) -> None:
+    with pytest.raises(ValueError, match=r"seconds=.* must be a number above 0"):
+        fresh("performance", vocab_size=391).generate(max_tokens=1, seconds=seconds)
+
+
 def test_text_prompts_bytes() -> None:
     model = fresh("bytes", vocab_size=259)
     text = "h\u00e9"

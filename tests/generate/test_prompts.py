@@ -134,6 +134,10 @@ GIVEN = places(PICTURE, 8, 0)
         ([GIVEN[:7], GIVEN], r"7 positions for a prompt of 4 tokens \(the start token counts\) and 5 new ones: .* 8"),
         ([GIVEN, GIVEN + 0.0], "positions are float64 numbers: give whole ones"),
         ([GIVEN, GIVEN * np.nan], "positions are float64 numbers: give whole ones"),
+        (
+            [GIVEN, GIVEN.astype(np.uint64) + np.uint64(2**63)],
+            "positions reach to 9223372036854775.*, more than an int64",
+        ),
         ([GIVEN, GIVEN > 0], "positions are bool numbers: give whole ones"),
         ([GIVEN, torch.from_numpy(GIVEN).double()], "positions are float64 numbers: give whole ones"),
         (
@@ -163,7 +167,7 @@ def test_a_model_that_counts_takes_none(config: Any) -> None:
     assert prompt_positions(None, PROMPTS, config, 1) is None
 
 
-@pytest.mark.parametrize("bad", [3.0, 3.7, float("nan"), np.float32(3), "3", None])
+@pytest.mark.parametrize("bad", [3.0, 3.7, float("nan"), np.float32(3), "3", None, True, np.True_, torch.tensor(True)])
 @pytest.mark.usefixtures("unchecked")
 def test_ids_are_whole_numbers(bad: Any) -> None:
     with pytest.raises(ValueError, match="ids are whole numbers"):

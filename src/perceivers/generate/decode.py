@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from perceivers.data.batch import EOS, NUM_SPECIAL, PAD, SOS
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
-from perceivers.generate.prompts import Positions, check_prompt, prompt_positions
+from perceivers.generate.prompts import Positions, check_prompt, prompt_positions, whole_number
 from perceivers.generate.sampling import log_probabilities, sample
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
 from perceivers.models.ecp import ECP
@@ -154,10 +155,11 @@ def decode(
         FloatingPointError: While tokens are drawn: a prediction is not a number.
     """
     config = _sequence_model(model).config
-    if max_tokens < 0:
-        raise ValueError(f"max_tokens={max_tokens} must be 0 or more")
-    if not prompts or samples < 1:
+    max_tokens = whole_number("max_tokens", max_tokens, 0)
+    if not prompts or whole_number("samples", samples, 0) < 1:
         raise ValueError(f"{len(prompts)} prompts with {samples} samples each: there must be at least one of both")
+    if not isinstance(stop_at_eos, bool):
+        raise ValueError(f"stop_at_eos={stop_at_eos!r} must be True or False")
     for prompt in prompts:
         check_prompt(prompt, config)
     given = prompt_positions(positions, prompts, config, max_tokens)
@@ -221,7 +223,7 @@ class _Rows:
             for row, (constraint, ids) in enumerate(zip(self.constraints, self.raw, strict=True)):
                 if self.ended[row]:
                     continue
-                self.allowed[row, NUM_SPECIAL:] = torch.from_numpy(constraint(ids)).to(logits.device)
+                self.allowed[row, NUM_SPECIAL:] = _may_follow(constraint, ids, logits)
                 if not self.allowed[row].any():
                     raise ValueError(
                         f"the constraint allows no id after the {len(ids)} so far, and the row may not end: "
@@ -247,6 +249,22 @@ class _Rows:
         """Refuse predictions, of which a row has one value here, that nothing can be drawn from."""
         if any(math.isnan(x) or x == math.inf for x, ended in zip(values, self.ended, strict=True) if not ended):
             raise FloatingPointError(f"after {max(map(len, self.raw)):,} tokens, {NOT_A_NUMBER}")
+
+
+def _may_follow(constraint: Constraint, ids: list[int], logits: Float[Tensor, "rows vocab"]) -> Bool[Tensor, " ids"]:
+    """What a constraint says of each raw id.
+
+    Raises:
+        ValueError: It says anything but true or false of each.
+    """
+    said, num_ids = constraint(ids), logits.shape[-1] - NUM_SPECIAL
+    array = np.asarray(said)
+    if array.dtype != bool or array.shape != (num_ids,):
+        raise ValueError(
+            f"a constraint returned {array.dtype} numbers of shape {list(array.shape)}: it must return one truth value "
+            f"(bool) for each of the {num_ids} raw ids"
+        )
+    return torch.from_numpy(array).to(logits.device)
 
 
 def longest_prompt(model: nn.Module, decoding: DecodingConfig, max_tokens: int) -> int:

@@ -91,6 +91,8 @@ def _read_npy(path: Path) -> Int[np.ndarray, " tokens"]:
         raise ValueError(f"{path}: not a .npy file of integers ({error})") from error
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"{path}: {ids.dtype} of shape {ids.shape}, needs integers with one axis")
+    if ids.dtype == np.uint64 and ids.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"{path}: id {ids.max()} is larger than any id")
     return ids.astype(np.int64)
 
 
@@ -135,6 +137,8 @@ def write(ids: Any, path: Path | str, *, tokenizer: str | None = None) -> None:
     given = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
     if given.size and not np.issubdtype(given.dtype, np.integer):
         raise ValueError(f"{path}: ids are integers, these are {given.dtype}")
+    if given.dtype == np.uint64 and given.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"{path}: id {given.max()} is larger than any id")
     if given.ndim != 1:
         raise ValueError(f"{path}: ids of shape {given.shape} must have one axis: write a file for each row")
     write_output(path, given[:0].astype(np.int64), given.astype(np.int64), tokenizer)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -230,7 +231,9 @@ class Loaded:
             ValueError: A prompt has ids that the model doesn't know, or numbers or positions don't fit the model.
         """
         if seconds is not None and self.tokenizer != "performance":
-            raise ValueError(f"seconds={seconds:g} is for music, this model makes {self.tokenizer!r} tokens")
+            raise ValueError(f"seconds={seconds!r} is for music, this model makes {self.tokenizer!r} tokens")
+        if seconds is not None and not (isinstance(seconds, Real) and seconds > 0):
+            raise ValueError(f"seconds={seconds!r} must be a number above 0")
         model_ids = [[SOS, *(token + NUM_SPECIAL for token in self._ids(prompt))] for prompt in prompts]
         steps = decode(
             self.model,

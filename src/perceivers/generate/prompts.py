@@ -1,6 +1,6 @@
 """What a continuation starts from, checked: prompts, and positions of their tokens and of those to come."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Set
 from operator import index
 from typing import Any
 
@@ -21,15 +21,43 @@ def whole_ids(ids: Iterable[Any]) -> list[int]:
     """`ids` as whole numbers, whatever integer type they are of.
 
     Raises:
-        ValueError: One is not of an integer type, such as 7.0.
+        ValueError: One is not of an integer type, such as 7.0 or True; a mapping or a set, which has no order.
     """
+    if isinstance(ids, Mapping | Set):
+        raise ValueError(f"the prompt is a {type(ids).__name__}, which has no order: give a list of ids")
+    try:
+        tokens = list(ids)
+    except TypeError as error:
+        raise ValueError(f"the prompt is {ids!r}: give a list of ids") from error
     found = []
-    for token in ids:
+    for token in tokens:
         try:
-            found.append(index(token))
+            found.append(_whole(token))
         except TypeError as error:
             raise ValueError(f"the prompt holds {token!r}: ids are whole numbers, of an integer type") from error
     return found
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """A number that the caller passed.
+
+    Raises:
+        ValueError: It is not of an integer type, or less than `least`.
+    """
+    try:
+        number = _whole(value)
+    except TypeError as error:
+        raise ValueError(f"{name}={value!r} must be a whole number, of an integer type") from error
+    if number < least:
+        raise ValueError(f"{name}={number} must be {least} or more")
+    return number
+
+
+def _whole(value: Any) -> int:
+    """A number of any integer type; truth values, which Python and PyTorch take for numbers, are none."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
+        raise TypeError
+    return index(value)
 
 
 def check_prompt(prompt: list[int], config: SequenceConfig) -> None:
@@ -95,7 +123,10 @@ def _row(given: Positions, prompt_len: int, config: PerceiverARConfig, max_token
             f"{len(array)} positions for a prompt of {prompt_len} tokens (the start token counts) and {max_tokens} new "
             f"ones: give at least {needed}, as the last new token needs none"
         )
-    array = array[:needed].astype(np.int64)
+    array = array[:needed]
+    if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"positions reach to {array.max()}, more than an int64 holds")
+    array = array.astype(np.int64)
     if isinstance(config.positions, TablePositions):
         for axis, (values, size) in enumerate(zip(array.T, config.table_sizes, strict=True)):
             if not 0 <= values.min() <= values.max() < size:
