@@ -9,6 +9,7 @@ import pytest
 from perceivers import writing
 from perceivers.writing import (
     Lock,
+    check_file,
     finish_files,
     new_directory,
     remove_directory,
@@ -37,6 +38,43 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, dies: bool) -> None:
         assert texts(tmp_path) == {"file": "third"}
         at += 1
     assert at > 3
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking a name needs rights in the directory alone: a device or a protected file would go."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "keep").write_text("kept")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "to folder").symlink_to("folder")
+    (tmp_path / "to nothing").symlink_to("nowhere/file")
+    (tmp_path / "protected").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("folder", "a directory has this name"),
+        ("to folder", "a directory has this name"),
+        ("circle", "what has this name is no file"),
+        ("pipe", "what has this name is no file"),
+        ("to nothing", "there is no directory .*nowhere"),
+        ("protected/x", "there is no directory"),
+        ("protected", "this file is protected from writing"),
+    ):
+        if name == "protected":  # also where a superuser runs this
+            monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "protected")
+        with pytest.raises(OSError, match=message):
+            check_file(tmp_path / name)
+        with pytest.raises(OSError, match=message):
+            write_text(tmp_path / name, "new")
+    assert (tmp_path / "protected").read_text() == "old"
+    assert (tmp_path / "folder" / "keep").read_text() == "kept"
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    for text in ("first", "second"):
+        write_text(tmp_path / "a", text)
+        assert (tmp_path / "b").read_text() == text
+    assert (tmp_path / "a").is_symlink()
 
 
 @pytest.mark.parametrize("dies", [False, True])

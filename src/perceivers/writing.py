@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout, UnixFileLock
 __all__ = [
     "Lock",
     "Write",
+    "check_file",
     "explained",
     "finish_files",
     "new_directory",
@@ -50,8 +51,9 @@ def replace_file(path: Path, write: Write) -> None:
     A link stays one: what it points to is replaced. The new file has the rights of the old one.
 
     Raises:
-        OSError: The disk is full or not writable; `path` is as it was.
+        OSError: The disk is full or not writable, or a file must not be there; `path` is as it was.
     """
+    check_file(path)
     path = Path(os.path.realpath(path))
     with explained(path), _hidden(path) as partial:
         write(partial)
@@ -60,6 +62,27 @@ def replace_file(path: Path, write: Write) -> None:
             shutil.copymode(path, partial)
         os.replace(partial, path)
         sync_directory(path.parent)
+
+
+def check_file(path: Path) -> None:
+    """Refuse to put a file in place of what is no file, or is protected.
+
+    Taking a name asks for rights in the directory alone, and would replace a protected file, a device or a pipe.
+
+    Raises:
+        FileNotFoundError: There is no directory to put it into.
+        FileExistsError: A directory is there, a device, a pipe, or a link that leads in a circle.
+        PermissionError: A file is there that is protected from writing.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no directory {target.parent if path.is_symlink() else path.parent}")
+    if target.is_dir():
+        raise FileExistsError(f"{path}: a directory has this name; choose another")
+    if os.path.lexists(target) and not target.is_file():
+        raise FileExistsError(f"{path}: what has this name is no file; choose another")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(f"{path}: this file is protected from writing; choose another name, or allow it")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -124,6 +124,9 @@ def test_outputs_that_can_not_be_written(tmp_path: Path) -> None:
         write_output(tmp_path / "x", CHORD, NOTHING, "performance")
     with pytest.raises(FileNotFoundError, match="there is no directory"):
         check_output(tmp_path / "nowhere/x.npy", "ids")
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(FileExistsError, match="a directory has this name"):  # before anything is generated
+        check_output(tmp_path / "folder.npy", "ids")
     assert output_suffixes("performance") == (".mid", ".wav", ".png", ".npy")
 
 

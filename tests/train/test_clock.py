@@ -1,6 +1,7 @@
 """A clock that ends a run: what it counts, and that a run that was killed is told again what it was told."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,7 @@ def test_what_stops_the_clock_does_not_count(times: Times) -> None:
 def test_it_says_again_what_it_said(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "clock"
     path.write_text("3\n1\n4\n1\n5\n" + torn.removeprefix("7\n"))
-    running = Clock(path, step=2, resume=True)
+    running = Clock(path, step=2, minutes=4 * TICK, resume=True)
     assert [running.read() for _ in range(3)] == [4, 1, 5]
     running.start()
     assert 0 <= running.read() < 2**20
@@ -96,11 +97,49 @@ def test_it_says_again_what_it_said(tmp_path: Path, torn: str) -> None:
 
 def test_a_run_that_is_begun_anew_and_one_older_than_its_record(tmp_path: Path) -> None:
     path = tmp_path / "clock"
-    path.write_text("3\n1\n")
-    Clock(path, step=5, resume=True)
-    assert path.read_text() == "3\n1\n0\n0\n0\n"
+    Clock(path, step=5, minutes=9 * TICK, resume=True)
+    assert path.read_text() == "0\n0\n0\n0\n9\n"
     Clock(path)
     assert path.read_text() == ""
+
+
+RECORD = "30\n1\n40\n1\n5\n"
+
+
+@pytest.mark.parametrize("cut", range(len(RECORD) + 1))
+def test_a_record_that_is_cut_anywhere(tmp_path: Path, cut: int) -> None:
+    """Nothing is said again that the clock had not said."""
+    path = tmp_path / "clock"
+    path.write_text(RECORD[:cut])
+    whole = RECORD[:cut].count("\n")
+    if cut and whole < 2:
+        with (
+            pytest.warns(UserWarning, match="clock does not say what the first 2 updates took")
+            if whole
+            else nullcontext()
+        ):
+            running = Clock(path, step=2, minutes=31 * TICK, resume=True)
+        said = []
+    else:
+        running = Clock(path, step=2, minutes=31 * TICK, resume=True)
+        said = [40, 1, 5][: max(whole - 2, 0)]
+    assert [running.read() for _ in said] == said
+    lines = [int(line) for line in path.read_text().splitlines()]
+    assert (sum(lines[:2]), lines[2:]) == (31, said)
+    running.start()
+    assert 0 <= running.read() < 2**20
+
+
+@pytest.mark.parametrize("other", ["31\n1\n40\n", "30\n2\n40\n", f"{10**30}\n1\n40\n", "9" * 5000 + "\n", "\0\0", "{}"])
+def test_a_record_of_another_run(tmp_path: Path, other: str) -> None:
+    path = tmp_path / "clock"
+    path.write_text(other)
+    says = "\n" in other and len(other) < 20
+    with pytest.warns(UserWarning, match="timed anew") if says else nullcontext():
+        running = Clock(path, step=2, minutes=31 * TICK, resume=True)
+    assert path.read_text() == "0\n31\n"
+    running.start()
+    assert 0 <= running.read() < 2**20
 
 
 @pytest.mark.parametrize("killed_at", [2, 5, 13])

@@ -103,9 +103,10 @@ def _texts(flags: PredictFlags, loaded: "Loaded") -> tuple[list[dict[str, Any]],
     for text in flags.inputs:
         try:
             results.append(asdict(fill(loaded.model, _read_text(text), top=flags.top)))
-        except (ValueError, OSError) as error:
-            failed(str(error))
-            results.append({"input": text, "error": str(error)})
+        except Exception as error:  # one text must not keep the others back
+            said = " ".join(str(error).split()) or type(error).__name__
+            failed(said)
+            results.append({"input": text, "error": said})
     return results, sum("error" in result for result in results)
 
 

@@ -94,7 +94,11 @@ def predict_flow(flags: "PredictFlags", loaded: "Loaded") -> list[dict[str, Any]
     import numpy as np
 
     from perceivers.evaluate.naming import motion
+    from perceivers.writing import check_file
 
+    if flags.out is not None:
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        check_file(flags.out)
     first, second = flags.inputs
     reading = loaded.pictures or PictureReading()
     flow = motion(loaded.model, (Path(first), Path(second))) * reading.flow_pixels
@@ -116,7 +120,6 @@ def _write_flow(flow: "np.ndarray", path: Path) -> None:
     from perceivers.writing import replace_file
 
     picture = Image.fromarray(flow_picture(flow))
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda partial: picture.save(partial, format="PNG"))
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Int, Integer
 
 from perceivers.data.music import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, encode_performance, write_midi
 from perceivers.data.text import BYTES_VOCAB_SIZE
-from perceivers.writing import write_bytes, write_text
+from perceivers.writing import check_file, write_bytes, write_text
 
 __all__ = [
     "check_output",
@@ -101,6 +101,8 @@ def check_output(path: Path, tokenizer: str) -> None:
 
     Raises:
         FileNotFoundError: Its directory is not there.
+        FileExistsError: What has the name is no file.
+        PermissionError: What has it is protected.
         ValueError: The suffix says nothing, or something that can't be made of these tokens.
         ImportError: A package is missing.
     """
@@ -109,8 +111,7 @@ def check_output(path: Path, tokenizer: str) -> None:
             f"{path}: {tokenizer!r} tokens can be written as {', '.join(output_suffixes(tokenizer))}, "
             f"not as {path.suffix or 'a file without a suffix'}"
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
+    check_file(path)
     package, extra = NEEDS.get(path.suffix.lower(), (None, None))
     if package is not None and find_spec(package) is None:
         raise ImportError(f"{path}: writing it needs {package}: pip install 'perceivers[{extra}]'")

@@ -1,6 +1,7 @@
 """The clock that may end a run, and that its learning rate then follows."""
 
 import time
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -22,14 +23,22 @@ class Clock:
     Args:
         path: The file; None for no record, as where another process has it.
         step: Updates done. What is on record of later ones is said again.
+        minutes: What those took. A record that says otherwise is another run's, or was changed: it is not followed.
         resume: Go on with the file; otherwise it is begun anew.
     """
 
-    def __init__(self, path: Path | None, *, step: int = 0, resume: bool = False) -> None:
+    def __init__(self, path: Path | None, *, step: int = 0, minutes: float = 0.0, resume: bool = False) -> None:
         recorded: list[int] = []
         if path is not None:
             recorded = _recorded(path) if resume and path.exists() else []
-            recorded += [0] * (step - len(recorded))  # of a run that is older than its record
+            if sum(recorded[:step]) != (took := round(minutes / TICK)) or len(recorded) < step:
+                if recorded:
+                    warnings.warn(
+                        f"{path} does not say what the first {step} updates took: updates that were done after the "
+                        "last checkpoint are timed anew, and may end otherwise than they did",
+                        stacklevel=2,
+                    )
+                recorded = [0] * (step - 1) + [took] * (step > 0)  # together as long as they were
             write_text(path, "".join(f"{ticks}\n" for ticks in recorded))
         self._path = path
         self._said = iter(list(islice(recorded, step, None)))
@@ -66,6 +75,7 @@ def _recorded(path: Path) -> list[int]:
 
 def _whole(lines: Iterable[str]) -> Iterable[int]:
     for line in lines:
-        if not (line.endswith("\n") and line.strip().isdecimal()):
+        # Longer than any number of a machine's clock: another kind of file.
+        if not (line.endswith("\n") and line.strip().isdecimal() and len(line) < 20):
             return
         yield int(line)

@@ -144,7 +144,8 @@ def _start(
     if store is not None:
         record_data(out, store)
     log = MetricsLog(out, step=state.step, tensorboard=tensorboard, held=held)
-    clock = Clock(out / CLOCK if config.max_minutes else None, step=state.step, resume=resume)
+    record = out / CLOCK if config.max_minutes else None
+    clock = Clock(record, step=state.step, minutes=state.minutes, resume=resume)
     return Run(config, out, tokenizer, model, optimizer, loader, state, log, device, place, clock, pictures, keys)
 
 
