@@ -118,6 +118,17 @@ def test_no_pickles_and_no_mixtures(tmp_path: Path) -> None:
         prepare_pictures([_empty(tmp_path)], tmp_path / "store")
 
 
+@pytest.mark.parametrize("name", ["bad.npy", "bad.npz", "x_train.npy", "train-images-idx3-ubyte", "labels.npz"])
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\1\0\xff\xff", b"PK\3\4", bytes(range(256))])
+def test_a_damaged_array_keeps_no_picture_back(tmp_path: Path, name: str, content: bytes) -> None:
+    for number in range(7):
+        save(tmp_path / "in" / f"{number}.png", seed=number)
+    (tmp_path / "in" / name).write_bytes(content)
+    summary = prepare_pictures([tmp_path / "in"], tmp_path / "store")
+    assert sum(summary.splits.values()) == 7
+    assert [skipped for skipped, _ in summary.skipped] == [name]
+
+
 def _empty(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"

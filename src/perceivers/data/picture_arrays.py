@@ -16,7 +16,7 @@ from perceivers.data.picture_files import Picture
 from perceivers.data.sources import UNPACKED_MB, Document, check_unpacked
 from perceivers.data.splits import split_named, words_of
 
-__all__ = ["ARRAY_ENDINGS", "arrays_as_pictures", "read_idx"]
+__all__ = ["ARRAY_ENDINGS", "arrays_as_pictures", "read_arrays", "read_idx"]
 
 ARRAY_ENDINGS = (".npz", ".npy", "-ubyte", "-ubyte.gz")
 
@@ -50,7 +50,7 @@ def arrays_as_pictures(
         if document.name.endswith(".gz") and document.name.removesuffix(".gz") in names:
             continue  # the same, packed
         try:
-            arrays = _read(document)
+            arrays = read_arrays(document)
         except ValueError as error:
             if _meaning(document.name)[1]:  # what it belongs to is of no use without it
                 raise
@@ -98,7 +98,7 @@ def read_idx(data: bytes, *, name: str, unpacked_mb: int = UNPACKED_MB) -> UInt8
     return np.frombuffer(data, dtype=np.uint8, offset=begin).reshape(shape)
 
 
-def _read(document: Document) -> dict[str, np.ndarray]:
+def read_arrays(document: Document) -> dict[str, np.ndarray]:
     """The arrays of a file by name."""
     name, data = document.name, document.read()
     if not name.lower().endswith((".npz", ".npy")):

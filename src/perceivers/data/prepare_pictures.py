@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
+from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures, read_arrays
 from perceivers.data.picture_files import PICTURE_ENDINGS, Picture, files_as_pictures, fitted, without_class
 from perceivers.data.picture_store import PictureStore, PictureWriter
 from perceivers.data.prepare import AS_GIVEN, Choices
+from perceivers.data.sources import Document
 from perceivers.data.splits import SPLITS, chosen_splits, few_documents
 from perceivers.data.write_splits import reason
 
@@ -139,21 +140,35 @@ def _find(
     documents, notes = choices.find(sources, ARRAY_ENDINGS + PICTURE_ENDINGS + PICKLE_ENDINGS)
     arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
     files = [document for document in documents if document.name.lower().endswith(PICTURE_ENDINGS)]
-    if arrays and files:
+    damaged = _damaged(arrays) if files else []  # one that nothing can be read from keeps no picture back
+    if files and len(damaged) < len(arrays):
+        readable = next(array for array in arrays if array.name not in dict(damaged))
         raise ValueError(
-            f"there are both arrays ({arrays[0].name}) and picture files ({files[0].name}); name those to prepare"
+            f"there are both arrays ({readable.name}) and picture files ({files[0].name}); name those to prepare"
         )
     if left_out := len(documents) - len(arrays) - len(files):
         notes.append(f"pickles were left out: {left_out}, no program opens one here")
+    if files:
+        pictures, skipped = files_as_pictures(files, progress=progress)
+        return pictures, damaged + skipped, notes + without_class(files)
     if arrays:
         pictures, skipped, more = arrays_as_pictures(arrays)
         return pictures, skipped, notes + more
-    if files:
-        return *files_as_pictures(files, progress=progress), notes + without_class(files)
     raise ValueError(
         f"{documents[0].name}: a pickle, which can run any program when it is opened; if you trust it, load it "
         "yourself and write numpy.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)"
     )
+
+
+def _damaged(arrays: Sequence[Document]) -> list[tuple[str, str]]:
+    """Files of arrays that nothing can be read from, and why."""
+    found: list[tuple[str, str]] = []
+    for array in arrays:
+        try:
+            read_arrays(array)
+        except Exception as error:  # decoders raise all sorts of things
+            found.append((array.name, reason(error, array.name)))
+    return found
 
 
 def _common_size(pictures: Sequence[Picture], size: tuple[int, int] | None) -> tuple[tuple[int, int], list[str]]:

@@ -305,7 +305,7 @@ def open_model(directory: Path) -> tuple[nn.Module, str]:
         FloatingPointError: A weight is NaN, so that nothing can be predicted.
     """
     model, tokenizer = read_huggingface(directory) if is_huggingface(directory) else read_model(directory)
-    if broken := [name for name, weight in model.named_parameters() if bool(weight.isnan().any())]:
+    if broken := [name for name, weight in model.state_dict().items() if bool(weight.isnan().any())]:
         raise FloatingPointError(
             f"{directory}: its weights are not numbers (NaN in {broken[0]}"
             + (f" and {len(broken) - 1} more" if broken[1:] else "")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perceivers.models.feature_config import PointFeatures, Shape, TokenFeatures
 from perceivers.models.input_config import FourierPositions, InputConfig, LearnedPositions, MultimodalInputConfig
 from perceivers.models.input_features import TokenEmbedding, build_features
-from perceivers.nn.checks import check_kind
+from perceivers.nn.checks import check_kind, check_numbers
 from perceivers.nn.grids import FourierGrid, LearnedGrid, ProjectedGrid
 from perceivers.nn.initial import truncated_normal
 
@@ -80,7 +80,7 @@ class Input(nn.Module):
                 f"{', '.join(map(str, config.features.shape))}]; resize or crop it, or build the model for this shape"
             )
         if positions is not None:
-            check_kind("positions", positions, "real numbers")
+            check_numbers("positions", check_kind("positions", positions, "real numbers"))
         features = self.features(x).flatten(1, -2)
         table = self.features.table if isinstance(self.features, TokenEmbedding) else None
         if self.positions is None:

@@ -84,6 +84,16 @@ def check_range(name: str, x: Tensor, highest: int, what: str) -> None:
             raise ValueError(f"{name} holds {low if low < 0 else high}; {what} 0..{highest}")
 
 
+def check_numbers(name: str, x: Tensor) -> None:
+    """Refuse NaN and infinities, where looking is free.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if _numbers_at_hand(x) and not bool(x.isfinite().all()):
+        raise ValueError(f"{name} hold NaN or an infinity; they must be finite numbers")
+
+
 def _is(dtype: torch.dtype, kind: Kind) -> bool:
     match kind:
         case "integers":
