@@ -147,10 +147,12 @@ def _positions(o: Mapping[str, Any]) -> RotaryPositions | TablePositions:
         )
     if o["use_positions_from_data"] and -1 in o["input_idx_size"]:
         raise ValueError("input_idx_size=-1 with use_positions_from_data=True: give the size of each position axis")
+    # As in the reference: positions that the model counts have one axis, and further tables are never made.
+    read = o["input_idx_size"] if o["use_positions_from_data"] else o["input_idx_size"][:1]
     return TablePositions(
         table=o["position_encoding"],
         learned=o["learnable_position_embeddings"],
-        sizes=tuple(o["max_context_length"] if size == -1 else size for size in o["input_idx_size"]),
+        sizes=tuple(o["max_context_length"] if size == -1 else size for size in read),
     )
 
 
