@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from perceivers.models.build import build
+from perceivers.models.cached import CachedPerceiverAR
 from perceivers.models.ecp import ECP
+from perceivers.models.ecp_cached import CachedECP
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.feature_config import PixelFeatures, TokenFeatures
 from perceivers.models.hip import HiP
@@ -100,6 +102,45 @@ def test_an_unknown_id_in_the_prefix_alone() -> None:
     tokens[1, 0] = 17
     with pytest.raises(ValueError, match="tokens holds 17"):
         model(tokens)
+
+
+PROMPTS: list[tuple[Any, dict[str, Any], str]] = [
+    ([], {}, "each prompt is a list of at least one id, and there is at least one prompt"),
+    ([[]], {}, "each prompt is a list of at least one id"),
+    ([[3], []], {}, "each prompt is a list of at least one id"),
+    (TOKENS, {}, "each prompt is a list of at least one id"),
+    ([[17]], {}, r"tokens holds 17; the model knows ids 0\.\.16"),
+    ([[3, -1]], {}, r"tokens holds -1; the model knows ids 0\.\.16"),
+    ([[3.5]], {}, "tokens holds numbers of type float32"),
+    ([[True]], {}, "tokens holds numbers of type bool"),
+    ([[3]], {"samples": 0}, "samples=0 must be at least 1"),
+]
+FED: list[tuple[Tensor, str]] = [
+    (torch.tensor([3]), r"tokens has shape \[1\]; expected is \[2\]"),
+    (torch.tensor([3, 5, 7]), r"tokens has shape \[3\]; expected is \[2\]"),
+    (torch.tensor([[3], [5]]), r"tokens has shape \[2, 1\]; expected is \[2\]"),
+    (torch.tensor([3.0, 5.0]), "tokens holds numbers of type float32"),
+    (torch.tensor([True, False]), "tokens holds numbers of type bool"),
+]
+
+
+@pytest.mark.parametrize("make", [lambda: CachedPerceiverAR(perceiver_ar()), lambda: CachedECP(ecp())])
+def test_of_what_is_read_token_by_token(make: Callable[[], Any]) -> None:
+    for prompts, options, message in PROMPTS:
+        with pytest.raises(ValueError, match=message):
+            make().start(prompts, **{"max_tokens": 3} | options)
+    cached = make()
+    cached.start([[3, 5], [7]], max_tokens=3)
+    for tokens, message in FED:
+        with pytest.raises(ValueError, match=message):
+            cached.feed(tokens)
+    assert cached.feed(torch.tensor([3, 5])).shape == (2, 17)
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_of_how_many_tokens_follow(most: int) -> None:
+    with pytest.raises(ValueError, match=f"max_tokens={most} must be at least 1"):
+        CachedPerceiverAR(perceiver_ar()).start([[3]], max_tokens=most)
 
 
 PICTURE = torch.zeros(2, 3, 5, 2)

@@ -67,3 +67,12 @@ def test_tensorboard_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'perceivers\[tracking\]'"):
         MetricsLog(tmp_path, tensorboard=True)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\0\n", b"\xff\xfe\n", b"[1]\n", b"7\n", b'{"loss": 3}\n', b'{"step": "7"}\n', b"[" * 9999]
+)
+def test_a_damaged_record_does_not_stop_a_run(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 3}\n' + damage + b'\n{"step": 5}\n{"step": 7}\n')
+    MetricsLog(tmp_path, step=5).close()
+    assert read_metrics(tmp_path) == [{"step": 3}, {"step": 5}]

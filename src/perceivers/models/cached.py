@@ -22,6 +22,7 @@ from perceivers.models.perceiver_ar import PerceiverAR
 from perceivers.models.perceiver_ar_config import LearnedQueries, PerceiverARConfig, TablePositions
 from perceivers.nn.attention import SharedContext
 from perceivers.nn.cache import KVCache
+from perceivers.nn.checks import check_ids, check_prompts, check_tensor
 from perceivers.nn.masks import AttentionMask, causal_mask
 
 # Of `torch.compile`: none, so that it looks at each step whether the model is the one that it compiled.
@@ -114,14 +115,19 @@ class CachedPerceiverAR:
                 from the data; None to count.
 
         Raises:
-            ValueError: The prompts and what follows pass the end of a position table.
+            ValueError: The prompts and what follows pass the end of a position table; a prompt is empty, or has ids
+                that the model does not know.
         """
+        check_prompts(prompts, samples)
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens={max_tokens} must be at least 1")
         self.until_refill, self.to_come = self.num_latents - self.prompt_latents, max_tokens - 1
         longest = min(max(map(len, prompts)), self.longest_prompt(max_tokens))
         self._check_table(longest, max_tokens)
         kept = [prompt[-longest:] for prompt in prompts]
         device = self.model.norm.weight.device
         tokens = torch.tensor([[0] * (longest - len(row)) + row for row in kept], device=device)
+        check_ids(tokens, self.config.vocab_size)
         self.pads = torch.tensor([longest - len(row) for row in kept], device=device)
         left_out = torch.tensor([len(prompt) - len(row) for prompt, row in zip(prompts, kept, strict=True)])
         counted = self.config.position_source == "data"
@@ -147,8 +153,9 @@ class CachedPerceiverAR:
         """Add a token to each row, and give logits of the one after it.
 
         Raises:
-            ValueError: More tokens than `start` was told of.
+            ValueError: More tokens than `start` was told of, or not one id for each row.
         """
+        check_tensor("tokens", tokens, "integers", (len(self.tokens),))
         if self.to_come == 0:
             raise ValueError("as many tokens as max_tokens said have come: start again with more")
         self.to_come -= 1

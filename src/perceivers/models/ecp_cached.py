@@ -20,6 +20,7 @@ from perceivers.models.ecp import ECP, ECPLayer, SegmentAttention
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.nn.attention import attend
 from perceivers.nn.cache import KVCache
+from perceivers.nn.checks import check_ids, check_prompts, check_tensor
 from perceivers.nn.masks import AttentionMask
 
 
@@ -69,12 +70,17 @@ class CachedECP:
             max_tokens: Not needed: any number of tokens may follow.
             samples: Rows that continue each prompt; each has a ring of its own.
             positions: Not needed: an ECP counts for itself.
+
+        Raises:
+            ValueError: A prompt is empty, or has ids that the model does not know.
         """
         del max_tokens, positions
+        check_prompts(prompts, samples)
         config, device = self.config, self.model.norm.weight.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())
         tokens = torch.tensor([row + [0] * (longest - len(row)) for row in prompts], device=device)
+        check_ids(tokens, config.vocab_size)
         self.rings = [self._ring(len(prompts)) for _ in self.layers]
         logits = self.model.norm.weight.new_zeros(len(prompts), config.vocab_size)
         size = config.segment_len
@@ -96,7 +102,12 @@ class CachedECP:
 
     @torch.inference_mode()
     def feed(self, tokens: Int[Tensor, " prompts_samples"]) -> Float[Tensor, "prompts_samples vocab"]:
-        """Add a token to each row, and give logits of the one after it."""
+        """Add a token to each row, and give logits of the one after it.
+
+        Raises:
+            ValueError: Not one id for each row.
+        """
+        check_tensor("tokens", tokens, "integers", (len(self.rows),))
         logits = self._step(tokens[:, None], self.shortest < self.config.segment_len)
         self.position += 1
         self.shortest += 1

@@ -62,6 +62,18 @@ def check_ids(tokens: object, vocab_size: int, max_len: int | None = None) -> No
     check_range("tokens", ids, vocab_size - 1, "the model knows ids")
 
 
+def check_prompts(prompts: object, samples: int) -> None:
+    """Refuse prompts from which no rows can be made.
+
+    Raises:
+        ValueError: There are none, or one is empty, or no row shall continue each.
+    """
+    if not isinstance(prompts, list) or not prompts or not all(prompts):
+        raise ValueError("each prompt is a list of at least one id, and there is at least one prompt")
+    if samples < 1:
+        raise ValueError(f"samples={samples} must be at least 1")
+
+
 def check_lengths(lengths: object, batch: int, seq_len: int) -> None:
     """Refuse lengths that are not one for each row, between 0 and the columns.
 
