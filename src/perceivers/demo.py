@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.chorales import Chorale, chorale_events, chorale_splits
 from perceivers.data.config import DataConfig
 from perceivers.data.music import STEPS_PER_SECOND, VOCAB_SIZE, write_midi
@@ -62,6 +63,7 @@ class DemoResult:
     """All that was done, together."""
 
 
+@checked_numbers(seed=0)
 def run_demo(out: Path, *, minutes: float | None = None, seed: int = 0) -> DemoResult:
     """Train, score, continue, plot; everything lands in `out`, in place of an earlier demo's.
 

@@ -78,7 +78,7 @@ def test_a_model_that_says_zero_is_as_good_as_zero() -> None:
     score = score_flow(Zero(), photos(), CONFIG, count=4, progress=False)
     assert score.end_point_error == score.zero_flow
     assert score.against_zero.percent_fewer.value == 0
-    with pytest.raises(ValueError, match="count=0 must be at least 1 pair"):
+    with pytest.raises(ValueError, match="count=0 must be 1 or more"):
         score_flow(Zero(), photos(), CONFIG, count=0)
 
 

@@ -401,8 +401,8 @@ def test_a_table_of_places_in_the_input_ends_where_it_is_cached() -> None:
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
-        ([], {}, "0 prompts with 1 samples each: there must be at least one of both"),
-        ([[SOS]], {"samples": 0}, "1 prompts with 0 samples each: there must be at least one of both"),
+        ([], {}, "there are no prompts: give at least one"),
+        ([[SOS]], {"samples": 0}, "samples=0 must be 1 or more"),
         ([[SOS]], {"max_tokens": -1}, "max_tokens=-1 must be 0 or more"),
         ([[SOS]], {"max_tokens": 2.0}, r"max_tokens=2\.0 must be a whole number"),
         ([[SOS]], {"max_tokens": True}, "max_tokens=True must be a whole number"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data import music
 from perceivers.data.midi import read_midi
 from perceivers.data.sources import UNPACKED_MB, Document, find_documents
@@ -114,6 +115,7 @@ def prepare_text(
     return write_splits(writer, items, choices.split_by, notes=notes, progress=progress)
 
 
+@checked_numbers()
 def prepare_tokens(
     sources: Sequence[Path],
     out: Path,
@@ -166,6 +168,7 @@ def prepare_tokens(
     return write_splits(writer, items, choices.split_by, notes=notes, skipped=broken, progress=progress)
 
 
+@checked_numbers(seed=0)
 def prepare_copy(
     out: Path,
     *,

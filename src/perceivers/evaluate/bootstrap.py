@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from perceivers.arguments import checked_numbers
+
 __all__ = ["Comparison", "Interval", "mean_with_interval", "paired_bootstrap"]
 
 PERCENTILES = (2.5, 97.5)  # 95 of 100 draws lie between
@@ -47,6 +49,7 @@ class Comparison:
     """How many percent fewer nats a needs than b: above 0 where a is better."""
 
 
+@checked_numbers(seed=0)
 def mean_with_interval(
     per_document_nats: Sequence[float] | np.ndarray,
     counts: Sequence[int] | np.ndarray,
@@ -70,6 +73,7 @@ def mean_with_interval(
     return _interval(nats.sum() / tokens.sum(), draws[:, 0])
 
 
+@checked_numbers(seed=0)
 def paired_bootstrap(
     per_document_nats_a: Sequence[float] | np.ndarray,
     per_document_nats_b: Sequence[float] | np.ndarray,

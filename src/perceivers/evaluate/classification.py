@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_loader import picture_batches
 from perceivers.data.picture_store import PictureSplit
@@ -42,6 +43,7 @@ class Classification:
         return self.nats / self.pictures
 
 
+@checked_numbers()
 def score_classes(
     model: nn.Module,
     split: PictureSplit,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.batch import collate, model_tokens
 from perceivers.data.blocks import evaluation_block, num_blocks
 from perceivers.data.synthetic import mirrored_ids
@@ -40,6 +41,7 @@ class Copying:
         return self.nats / self.tokens
 
 
+@checked_numbers(seed=0)
 def score_copying(
     model: nn.Module,
     length: int,

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.picture_config import WarpConfig
 from perceivers.data.picture_store import PictureSplit
 from perceivers.data.warps import flow_batches
@@ -61,6 +62,7 @@ class FlowScore:
         return paired_bootstrap(self.errors, self.lengths, self.pixels)
 
 
+@checked_numbers()
 def score_flow(
     model: nn.Module,
     split: PictureSplit,

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.blocks import Block, evaluation_blocks
 from perceivers.data.tokens import TokenSplit
@@ -78,6 +79,7 @@ Window = tuple[int, Block]
 """A document's index, and one of its blocks."""
 
 
+@checked_numbers(stride=-math.inf)  # its range is the model's
 def score(
     model: nn.Module,
     split: TokenSplit,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.masked_text import MaskedBatch, Window, masked_batches
 from perceivers.data.tokens import TokenSplit
@@ -65,6 +66,7 @@ def masked_logits(model: nn.Module, batch: MaskedBatch) -> Float[torch.Tensor, "
     return model(batch.tokens, mask=real, query_mask=real)[batch.masked]
 
 
+@checked_numbers(seed=0)
 @torch.no_grad()
 def score_masked(
     model: nn.Module,
@@ -112,6 +114,7 @@ def score_masked(
     return sums.score(correct=True)
 
 
+@checked_numbers(seed=0)
 def score_masked_ngram(
     ngram: KneserNey,
     split: TokenSplit,

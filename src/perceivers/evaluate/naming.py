@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import nn
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_files import PICTURE_ENDINGS, PLAIN, Picture, files_as_pictures, fitted
@@ -118,6 +119,7 @@ def _from_store(store: PictureStore, shape: tuple[int, int, int], name: str | No
     return Given([f"{name}[{index}]" for index in range(len(pixels))], np.asarray(pixels), [], None)
 
 
+@checked_numbers(overlap=0)
 @torch.no_grad()
 def motion(model: nn.Module, sources: tuple[Path, Path], *, overlap: int = 20) -> Float[np.ndarray, "rows columns 2"]:
     """Optical flow from one picture file to another, in pixels (columns, rows).

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.key_counter import KeyUseCounter
 from perceivers.data.music import STEPS_PER_SECOND, seconds
 from perceivers.data.tokens import TokenSplit
@@ -94,6 +95,7 @@ def hands(ids: Ids, use: KeyUse) -> Hands:
     )
 
 
+@checked_numbers()
 def play(
     loaded: Loaded,
     split: TokenSplit,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_loader import picture_batches
 from perceivers.data.picture_store import PictureSplit
@@ -31,6 +32,7 @@ class Reconstructed:
     """The same for whoever always says the mean of each pixel over these pictures."""
 
 
+@checked_numbers()
 def score_reconstruction(
     model: nn.Module,
     split: PictureSplit,
@@ -69,6 +71,7 @@ def score_reconstruction(
     return Reconstructed(len(split), total / count, baseline / count)
 
 
+@checked_numbers()
 def position_decodability(model: nn.Module, split: PictureSplit, *, ridge: float = 1e-3) -> dict[str, float]:
     """How well a linear map reads a pixel's row and column off its learned position: cross-validated R squared.
 
@@ -97,6 +100,7 @@ def position_decodability(model: nn.Module, split: PictureSplit, *, ridge: float
     return result
 
 
+@checked_numbers()
 def linear_decodability(
     parts: list[tuple[Float[np.ndarray, "_ channels"], Float[np.ndarray, " _"]]], *, ridge: float
 ) -> float:

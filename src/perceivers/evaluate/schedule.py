@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import nn
 from tqdm import tqdm
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.batch import PAD, TokenBatch
 from perceivers.device import autocast
 from perceivers.evaluate.prediction import cross_entropy, predict
@@ -42,6 +43,7 @@ def predictions_a_rebuild(num_latents: int, refill: int) -> int:
     return num_latents - refill + 1
 
 
+@checked_numbers()
 def score_schedule(
     model: nn.Module,
     rows: TokenBatch,
@@ -95,6 +97,7 @@ def score_schedule(
     return nats
 
 
+@checked_numbers(max_tokens=0)
 def forced_log_probs(
     predictor: Predictor, prompt: Sequence[int], tokens: Sequence[int], *, max_tokens: int | None = None
 ) -> Float[np.ndarray, " tokens"]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 from numpy import ndarray
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.masked_config import MaskedTextConfig
 from perceivers.data.masked_text import Window, masked_batches
 from perceivers.data.text import BYTES_VOCAB_SIZE
@@ -74,6 +75,7 @@ class TwoSided:
         return np.log(np.stack([side[:, :BYTES_VOCAB_SIZE] for side in sides], axis=-1))
 
 
+@checked_numbers(seed=0)
 def score_two_sided(
     ngrams: TwoSided,
     split: TokenSplit,

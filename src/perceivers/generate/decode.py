@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.batch import EOS, NUM_SPECIAL, PAD, SOS
 from perceivers.generate.config import DecodingConfig, SamplingConfig
 from perceivers.generate.constraints import Constraint
-from perceivers.generate.prompts import Positions, check_prompt, prompt_positions, whole_number
+from perceivers.generate.prompts import Positions, check_prompt, prompt_positions
 from perceivers.generate.sampling import log_probabilities, sample
 from perceivers.models.cached import CachedPerceiverAR, why_not_cached
 from perceivers.models.ecp import ECP
@@ -116,6 +117,7 @@ Predictor = CachedPerceiverAR | CachedECP | FullForward
 """Next-token logits of rows that grow: `start` with prompts, then `feed` a token a row."""
 
 
+@checked_numbers(max_tokens=0)
 def decode(
     model: nn.Module,
     prompts: list[list[int]],
@@ -155,9 +157,8 @@ def decode(
         FloatingPointError: While tokens are drawn: a prediction is not a number.
     """
     config = _sequence_model(model).config
-    max_tokens = whole_number("max_tokens", max_tokens, 0)
-    if not prompts or whole_number("samples", samples, 0) < 1:
-        raise ValueError(f"{len(prompts)} prompts with {samples} samples each: there must be at least one of both")
+    if not prompts:
+        raise ValueError("there are no prompts: give at least one")
     if not isinstance(stop_at_eos, bool):
         raise ValueError(f"stop_at_eos={stop_at_eos!r} must be True or False")
     for prompt in prompts:

@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+TOKENIZERS = ("performance", "bytes", "ids", "copy")
+"""What the ids of a model that generates can be."""
+
 PROMPT_SUFFIXES = (".mid", ".midi", ".txt", ".npy")
 """Of all tokenizers."""
 
@@ -135,6 +138,8 @@ def write(ids: Any, path: Path | str, *, tokenizer: str | None = None) -> None:
     if tokenizer is None:
         usual = {".npy": "ids", ".txt": "bytes"}
         tokenizer = usual.get(path.suffix.lower(), "performance")
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"tokenizer={tokenizer!r} must be {', '.join(map(repr, TOKENIZERS))}, or None")
     given = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
     if given.size and not np.issubdtype(given.dtype, np.integer):
         raise ValueError(f"{path}: ids are integers, these are {given.dtype}")

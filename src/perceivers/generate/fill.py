@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceivers.arguments import checked_numbers
 from perceivers.data.text import (
     PERCEIVER_MASK,
     PERCEIVER_OFFSET,
@@ -80,6 +81,7 @@ def text_length(model: nn.Module) -> int:
     return features.seq_len
 
 
+@checked_numbers()
 def fill(model: nn.Module, text: str, *, top: int = 5) -> Filled:
     """Fill the blanks of `text` with what the model finds most likely.
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
+from perceivers.arguments import checked_numbers
 from perceivers.convert.huggingface import is_huggingface, read_huggingface, read_huggingface_pictures
 from perceivers.data.batch import NUM_SPECIAL, SOS
 from perceivers.data.music import STEPS_PER_SECOND
@@ -198,6 +199,7 @@ class Loaded:
         )
         return (token for step in steps for token in step.tokens if token is not None)
 
+    @checked_numbers(max_tokens=0)
     def steps(
         self,
         prompts: Sequence[Prompt],

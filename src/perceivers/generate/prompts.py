@@ -38,21 +38,6 @@ def whole_ids(ids: Iterable[Any]) -> list[int]:
     return found
 
 
-def whole_number(name: str, value: object, least: int) -> int:
-    """A number that the caller passed.
-
-    Raises:
-        ValueError: It is not of an integer type, or less than `least`.
-    """
-    try:
-        number = _whole(value)
-    except TypeError as error:
-        raise ValueError(f"{name}={value!r} must be a whole number, of an integer type") from error
-    if number < least:
-        raise ValueError(f"{name}={number} must be {least} or more")
-    return number
-
-
 def _whole(value: Any) -> int:
     """A number of any integer type; truth values, which Python and PyTorch take for numbers, are none."""
     if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
