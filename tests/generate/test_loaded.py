@@ -217,7 +217,7 @@ def test_seconds_are_for_music() -> None:
 @pytest.mark.parametrize("seconds", [float("nan"), -1, 0, "3"])
 @pytest.mark.usefixtures("unchecked")
 def test_no_music_is_of_no_length(seconds: Any) -> None:
-    with pytest.raises(ValueError, match=r"seconds=.* must be a number above 0"):
+    with pytest.raises(ValueError, match=r"^seconds=.* must be (a finite number|more than 0|a number, or None)$"):
         fresh("performance", vocab_size=391).generate(max_tokens=1, seconds=seconds)
 
 

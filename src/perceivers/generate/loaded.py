@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -234,8 +233,6 @@ class Loaded:
         """
         if seconds is not None and self.tokenizer != "performance":
             raise ValueError(f"seconds={seconds!r} is for music, this model makes {self.tokenizer!r} tokens")
-        if seconds is not None and not (isinstance(seconds, Real) and seconds > 0):
-            raise ValueError(f"seconds={seconds!r} must be a number above 0")
         model_ids = [[SOS, *(token + NUM_SPECIAL for token in self._ids(prompt))] for prompt in prompts]
         steps = decode(
             self.model,
