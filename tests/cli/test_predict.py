@@ -160,6 +160,18 @@ def test_what_cannot_be_filled(command: Command, language_run: Path, tmp_path: P
         assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("tokenizer", ["films", "labelled_bytes", "ids"])
+def test_what_no_command_reads_is_told_of(command: Command, language_run: Path, tmp_path: Path, tokenizer: str) -> None:
+    """Of a model that no store is for, --data is not asked for."""
+    run = tmp_path / "run"
+    Loaded(Loaded.from_pretrained(language_run).model, tokenizer).save_pretrained(run)
+    for words in (["evaluate", run], ["evaluate", run, "--data", "store"], ["predict", run, "a__"], ["generate", run]):
+        done = command(*words, "--device", "cpu")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(f"perceivers: error: {run} reads {tokenizer!r}")
+        assert done.err.endswith("take perceivers.load in Python\n")
+
+
 def test_a_text_that_fails_keeps_none_of_the_others_back(command: Command, language_run: Path) -> None:
     inputs = ["ab__c", "no blank", "nowhere.txt", "xy__"]
     done = command("predict", language_run, *inputs, "--json", "--device", "cpu")

@@ -11,6 +11,7 @@ import tyro
 from perceivers.cli import evaluate_io
 from perceivers.cli.console import as_json, counted, failed, note, table
 from perceivers.cli.flags import CONFIG, parse, read_config
+from perceivers.cli.next_commands import IN_PYTHON, PREDICTED
 from perceivers.data.config import CopyConfig
 from perceivers.nearest import check_source
 
@@ -68,10 +69,13 @@ def run(args: Sequence[str]) -> int:
     flags = parse(EvaluateFlags, args, prog="perceivers evaluate", description=DESCRIPTION)
     check_source(flags.run)
     from perceivers.generate.loaded import load
+    from perceivers.models.config import SequenceConfig
 
     loaded = load(flags.run, device=flags.device)
-    if loaded.tokenizer in ("masked_bytes", "pictures", "frames"):
+    if loaded.tokenizer in PREDICTED:
         result, words = evaluate_io.score_run(flags, loaded), evaluate_io.report
+    elif not isinstance(loaded.config, SequenceConfig):
+        raise ValueError(f"{flags.run} reads {loaded.tokenizer!r}, and nothing scores what it says; {IN_PYTHON}")
     elif flags.data is None and loaded.tokenizer == "copy":
         result, words = _copying(flags, loaded), report
     else:

@@ -14,7 +14,7 @@ import tyro
 
 from perceivers.cli.console import failed, note, warn
 from perceivers.cli.flags import parse
-from perceivers.cli.next_commands import IN_PYTHON, use
+from perceivers.cli.next_commands import IN_PYTHON, PREDICTED, use
 from perceivers.generate.config import DecodingConfig, SamplingConfig, usual_sampling
 from perceivers.nearest import check_source
 
@@ -93,7 +93,7 @@ def run(args: Sequence[str]) -> int:
     loaded = load(flags.run, device=flags.device, weights=flags.weights)
     if not isinstance(loaded.config, SequenceConfig):
         makes_none = f"{flags.run} reads {loaded.tokenizer!r} and makes nothing that comes next"
-        line = use(flags.run, loaded.tokenizer)
+        line = use(flags.run, loaded.tokenizer) if loaded.tokenizer in PREDICTED else None
         raise ValueError(
             f"{makes_none}; ask what it says of an input: {line}" if line else f"{makes_none}; {IN_PYTHON}"
         )

@@ -7,6 +7,9 @@ from perceivers.commands import command, free_run
 
 IN_PYTHON = "no command makes anything of that: take perceivers.load in Python"
 
+PREDICTED = ("masked_bytes", "pictures", "frames")
+"""What models read that `perceivers predict` asks."""
+
 SPECIAL = 3
 """Ids that a model of tokens has besides those of its store."""
 
