@@ -53,6 +53,12 @@ def test_what_the_file_says_is_obeyed(tmp_path: Path) -> None:
     assert (plain.mean, plain.std) == ((0.0,), (1 / 255,))
 
 
+def test_what_is_done_anyway_and_sizes_as_old_files_list_them(tmp_path: Path) -> None:
+    values = {"do_convert_rgb": True, "do_pad": False, "size": [5, 7], "crop_size": [5, 14]}
+    assert reading_from_huggingface(written(tmp_path, values), CLASSIFIER).crop == (1, 0.5)
+    assert picture_size(tmp_path) == (5, 7)
+
+
 def test_flow_says_what_makes_it_pixels(tmp_path: Path) -> None:
     values = {"architectures": ["PerceiverForOpticalFlow"]}
     assert reading_from_huggingface(tmp_path, values).flow_pixels == pytest.approx(20)
@@ -65,6 +71,7 @@ def test_flow_says_what_makes_it_pixels(tmp_path: Path) -> None:
         ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type='ViTImageProcessor' is not one of"),
         ({"do_resize": False}, "do_resize=false"),
         ({"do_pad": True}, "do_pad=true"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order=true is not done here"),
         ({"size": {"shortest_edge": 5}}, r"size=\{'shortest_edge': 5\} must be a number, or height and width"),
         ({"size": 7, "crop_size": 5}, "size=7 x 7 is larger than crop_size=5 x 5"),
         ({"resample": 9}, "resample=9 is not one of Pillow's numbers"),

@@ -69,6 +69,7 @@ def test_damaged_idx_files(data: bytes, message: str) -> None:
         ("train_images", "train_labels", "test_images", "test_labels"),
         ("X-TRAIN", "Train.Targets", "pixels_test", "test_classes"),
         ("Xtrain", "yTrain", "XTest", "ytest"),
+        ("x_trn", "y_trn", "x_tst", "y_tst"),
         ("training_imgs", "training_labels", "testing_imgs", "testing_labels"),
     ],
 )
@@ -89,6 +90,27 @@ def test_colour_text_labels_and_leftovers(tmp_path: Path) -> None:
         "'set.npz/mean' is left out, it is neither pictures nor labels; name arrays x_train and y_train, "
         "x_test and y_test, or images and labels"
     ]
+
+
+@pytest.mark.parametrize("listed", ["class_names", "label_names", "classes", "target_names"])
+def test_an_array_of_names_names_the_classes(tmp_path: Path, listed: str) -> None:
+    names = np.array(["zebra", "ant", "bee", "cat", "eel"])
+    values = {"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS[:1], "y_test": LABELS[:1]}
+    splits, _ = found(tmp_path, **values, **{listed: names.astype("S") if listed == "classes" else names})
+    assert [p.label for p in splits["train"]] == ["eel", "bee", "eel", "zebra", "bee"]
+    assert [p.label for p in splits["test"]] == ["eel"]
+    with pytest.raises(ValueError, match=r"has the label 4, set\.npz/class_names names 0 to 3"):
+        found(tmp_path, x=PIXELS, y=LABELS, class_names=names[:4])
+    with pytest.raises(ValueError, match="two classes have the same name"):
+        found(tmp_path, x=PIXELS, y=LABELS, class_names=np.array(["a"] * 5))
+    with pytest.raises(ValueError, match="name classes in different ways"):
+        found(tmp_path, x=PIXELS, y=LABELS, class_names=names, target_names=names[::-1])
+
+
+@pytest.mark.parametrize("labels", [np.array(["a", "b"] * 2), np.array([b"a", b"b"] * 2), np.array([False, True] * 2)])
+def test_labels_of_other_types(tmp_path: Path, labels: np.ndarray) -> None:
+    splits, _ = found(tmp_path, x=PIXELS[:4], label_names=labels)
+    assert [p.label for p in splits[None]] == [0, 1, 0, 1] if labels.dtype == bool else ["a", "b", "a", "b"]
 
 
 def test_npy_without_labels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,16 @@ def test_a_picture_is_turned_once_whoever_turns_it(orientation: int, ending: str
     assert picture.size == read.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
     row, column = {1: (4, 4), 3: (-5, -5), 6: (4, -5), 8: (-5, 4)}[orientation]
     assert read[row, column].min() > 200
+
+
+def test_a_picture_whose_orientation_stands_behind_its_pixels(tmp_path: Path) -> None:
+    """Where exiftool writes it."""
+    Image.fromarray(np.zeros((16, 32), np.uint8)).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = len(content).to_bytes(4) + b"eXIf" + content + zlib.crc32(b"eXIf" + content).to_bytes(4)
+    png = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(png[:-12] + chunk + png[-12:])
+    (picture,), _ = files_as_pictures(find_documents([tmp_path], PICTURE_ENDINGS)[0])
+    assert picture.size == picture.read().shape[:2] == (32, 16)

@@ -190,6 +190,18 @@ def test_pictures_beside_folders_of_classes_are_told(tmp_path: Path) -> None:
     assert "there are no classes: test/4.png lies in no folder of a class, others do (a, b)" in summary.notes
 
 
+@pytest.mark.parametrize("content", [b"no picture", None])
+def test_a_given_split_that_loses_all_pictures_is_told(tmp_path: Path, content: bytes | None) -> None:
+    """Files that are no pictures, and one that breaks off."""
+    for seed, name in enumerate(("train/1.png", "train/2.png", "train/3.png", "val/1.png", "test/1.png")):
+        save(tmp_path / name, seed=seed)
+    broken = tmp_path / "test/1.png"
+    broken.write_bytes(broken.read_bytes()[:60] if content is None else content)
+    summary = prepare_pictures([tmp_path], tmp_path / "store")
+    assert summary.splits == {"train": 3, "validation": 1}
+    assert "no picture is left for test" in summary.notes
+
+
 def test_published_layouts_of_one_array_a_file(tmp_path: Path) -> None:
     for split, count in (("train", 12), ("Test", 2)):
         np.save(tmp_path / f"X_{split}.npy", pictures(count, seed=count))

@@ -9,6 +9,7 @@ from perceivers.data.splits import (
     hashed_splits,
     piece_of,
     pieces_apart,
+    split_in,
     split_named,
 )
 
@@ -18,17 +19,27 @@ from perceivers.data.splits import (
     [
         *[(name, "train") for name in ("train", "Train", "TRAINING", "train_set", "trainset", "train2017", "x_train")],
         *[(name, "train") for name in ("Xtrain", "trainX", "seg_train", "train-clean-100", "wiki.train")],
+        *[(name, "train") for name in ("trainval", "train_val", "VOC trainval", "trn", "y_trn")],
+        *[(name, "validation") for name in ("Validate", "validate_images")],
+        *[(name, "test") for name in ("tst", "x_tst")],
         *[
             (name, "validation")
             for name in ("val", "Valid", "validation", "dev", "dev-clean", "val2017", "01_val", "Eval")
         ],
         *[(name, "test") for name in ("holdout", "held_out", "Held-Out", "hold out", "news_heldout")],
         *[(name, "test") for name in ("test", "Testing", "test1", "t10k-images-idx3-ubyte", "y_test", "TestImages")],
-        *[(name, None) for name in ("trainval", "latest", "contest", "training_test", "evaluate", "a", "", "1")],
+        *[(name, None) for name in ("latest", "contest", "training_test", "evaluate", "a", "", "1")],
     ],
 )
 def test_words_that_people_use(name: str, split: str | None) -> None:
     assert split_named(name) == split
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("val", "validation"), ("Testing", "test"), ("dev", "dev"), ("train", "train"), ("x", "x")]
+)
+def test_the_split_that_is_meant(name: str, split: str) -> None:
+    assert split_in(name, ("train", "validation", "dev", "test")) == split
 
 
 def test_a_name_can_have_to_be_the_word() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_store import PictureWriter
@@ -42,11 +43,25 @@ def test_probabilities_of_the_classes() -> None:
         class_probabilities(model, pixels, PictureConfig(batch_size=2))
 
 
+def test_labels_keep_no_picture_back(tmp_path: Path) -> None:
+    """Neither damaged ones, nor too few, nor none beside some."""
+    np.savez(tmp_path / "a.npz", x=pictures(2), y=np.arange(3))
+    np.save(tmp_path / "b.npy", pictures(3))
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "c.png")
+    (tmp_path / "y_labels.npy").write_bytes(b"damaged")
+    given = read_pictures([tmp_path], SHAPE, split=None)
+    assert (len(given.names), [name for name, _ in given.failed]) == (6, ["y_labels.npy"])
+    np.savez(tmp_path / "labels.npz", y=np.arange(3))
+    (failed,) = read_pictures([tmp_path / "labels.npz"], SHAPE, split=None).failed
+    assert "there are no pictures" in failed[1]
+
+
 def test_pictures_come_from_arrays_and_stores(tmp_path: Path) -> None:
     train, test = pictures(4), pictures(2, seed=1)
     np.savez(tmp_path / "a.npz", x_train=train, x_test=test)
     given = read_pictures([tmp_path / "a.npz"], SHAPE, split="test")
     assert len(given.names) == 2
+    assert read_pictures([tmp_path / "a.npz"], SHAPE, split="Testing").names == given.names
     assert np.array_equal(given.pixels, test)
     given = read_pictures([tmp_path / "a.npz"], SHAPE, split=None)
     assert len(given.names) == len(given.pixels) == 6

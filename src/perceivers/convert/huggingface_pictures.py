@@ -156,8 +156,9 @@ def _entries(directory: Path) -> dict[str, Any]:
     kind = values.get("image_processor_type") or values.get("feature_extractor_type") or PROCESSORS[0]
     if kind not in PROCESSORS + OLD_PROCESSORS:
         raise ValueError(f"image_processor_type={kind!r} is not one of {', '.join(PROCESSORS + OLD_PROCESSORS)}")
-    if values.get("do_pad"):
-        raise ValueError("do_pad=true is not done here")
+    steps = [name for name, on in values.items() if name.startswith("do_") and on and name not in _DEFAULTS]
+    if other := [name for name in steps if name != "do_convert_rgb"]:  # colours are always given
+        raise ValueError(f"{other[0]}=true is not done here")
     return _DEFAULTS | {name: value for name, value in values.items() if name in _DEFAULTS and value is not None}
 
 
@@ -195,7 +196,7 @@ def _size(p: Mapping[str, Any], name: str) -> tuple[int, int]:
     match p[name]:
         case int(side):
             size = (side, side)
-        case {"height": int(rows), "width": int(columns)}:
+        case {"height": int(rows), "width": int(columns)} | [int(rows), int(columns)]:
             size = (rows, columns)
         case other:
             raise ValueError(f"{name}={other!r} must be a number, or height and width")

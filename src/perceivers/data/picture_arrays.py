@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,12 +17,13 @@ from perceivers.data.picture_files import Picture
 from perceivers.data.sources import UNPACKED_MB, Document, check_unpacked
 from perceivers.data.splits import split_named, words_of
 
-__all__ = ["ARRAY_ENDINGS", "arrays_as_pictures", "read_arrays", "read_idx"]
+__all__ = ["ARRAY_ENDINGS", "arrays_as_pictures", "arrays_without_labels", "read_arrays", "read_idx"]
 
 ARRAY_ENDINGS = (".npz", ".npy", "-ubyte", "-ubyte.gz")
 
 PICTURE_WORDS = {"x", "image", "images", "img", "imgs", "picture", "pictures", "pixels", "data"}
-LABEL_WORDS = {"y", "label", "labels", "target", "targets", "class", "classes"}
+LABEL_WORDS = {"y", "label", "labels", "target", "targets", "class", "classes", "category", "categories"}
+NAME_WORDS = {"name", "names", "classes", "categories"}
 NAMES = "name arrays x_train and y_train, x_test and y_test, or images and labels"
 
 IDX_UBYTE = 8
@@ -42,16 +44,13 @@ def arrays_as_pictures(
     Raises:
         ValueError: A file is damaged, arrays are not pictures or labels, or don't fit each other.
     """
-    names = {document.name for document in documents}
     found: dict[tuple[str | None, str], list[tuple[str, np.ndarray]]] = defaultdict(list)
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
-    for document in documents:
-        if document.name.endswith(".gz") and document.name.removesuffix(".gz") in names:
-            continue  # the same, packed
+    for document in _unpacked_once(documents):
         try:
             arrays = read_arrays(document)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if _meaning(document.name)[1]:  # what it belongs to is of no use without it
                 raise
             skipped.append((document.name, str(error).removeprefix(f"{document.name}: ")))
@@ -66,13 +65,89 @@ def arrays_as_pictures(
                 found[split or document.split, what or "pictures"].append((name, array))
     if not any(what == "pictures" for _, what in found):
         raise ValueError(": ".join(skipped[0]) if skipped else f"{documents[0].name}: there are no pictures; {NAMES}")
-    pictures = []
+    names = _class_names(found)
+    pictures: list[Picture] = []
     for split in dict.fromkeys(split for split, _ in found):
         pictures += _pictures(split, found[split, "pictures"], found[split, "labels"])
+    pictures = _named(pictures, names)
     without = [picture for picture in pictures if picture.label is None]
     if without and len(without) < len(pictures):
         raise ValueError(f"{without[0].name} has no label, others have; give labels for all pictures, or for none")
     return pictures, skipped, notes
+
+
+def arrays_without_labels(documents: Sequence[Document]) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """All pictures of all arrays, whatever the labels beside them are.
+
+    Args:
+        documents: IDX, .npz and .npy files.
+
+    Returns:
+        Pictures; and files and arrays that can't be read, or are not the pictures that their names say, and why.
+    """
+    pictures: list[Picture] = []
+    skipped: list[tuple[str, str]] = []
+    for document in _unpacked_once(documents):
+        try:
+            arrays = read_arrays(document)
+        except (ValueError, OSError) as error:
+            skipped.append((document.name, str(error).removeprefix(f"{document.name}: ")))
+            continue
+        for name, array in arrays.items():
+            split, what = _meaning(name)
+            if what == "labels" or (what is None and array.ndim < 3):
+                continue
+            if reason := _why_no_pixels(array):
+                skipped.append((name, reason))
+            else:
+                pictures += _pictures(split or document.split, [(name, array)], [])
+    return pictures, skipped
+
+
+def _unpacked_once(documents: Sequence[Document]) -> list[Document]:
+    """The documents without those that are there unpacked, too."""
+    names = {document.name for document in documents}
+    return [d for d in documents if not (d.name.endswith(".gz") and d.name.removesuffix(".gz") in names)]
+
+
+def _class_names(found: dict[tuple[str | None, str], list[tuple[str, np.ndarray]]]) -> dict[str, list[str]]:
+    """Take out arrays of text that name the classes 0, 1, ... of labels which are numbers."""
+    labels = [entry for (_, what), entries in found.items() if what == "labels" for entry in entries]
+    if not any(array.dtype.kind in "iu" for _, array in labels):
+        return {}
+    names = {
+        name: _as_text(array)
+        for name, array in labels
+        if array.dtype.kind in "US" and array.ndim == 1 and words_of(_stem(name)) & NAME_WORDS
+    }
+    for key, entries in found.items():
+        found[key] = [(name, array) for name, array in entries if name not in names]
+    return names
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.removesuffix(".npy")
+
+
+def _named(pictures: list[Picture], names: dict[str, list[str]]) -> list[Picture]:
+    """Pictures with the names of their classes in place of numbers.
+
+    Raises:
+        ValueError: Several arrays name classes otherwise, or one has no name for a number, or one name for two.
+    """
+    if not names or not all(isinstance(picture.label, int) for picture in pictures):
+        return pictures
+    (source, classes), *others = names.items()
+    if other := [name for name, listed in others if listed != classes]:
+        raise ValueError(f"{source} and {other[0]} name classes in different ways; keep the one that is right")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{source}: two classes have the same name; name each otherwise, or leave the array out")
+    named = []
+    for picture in pictures:
+        if not 0 <= int(picture.label or 0) < len(classes):
+            raise ValueError(f"{picture.name} has the label {picture.label}, {source} names 0 to {len(classes) - 1}")
+        named.append(replace(picture, label=classes[int(picture.label or 0)]))
+    return named
 
 
 def read_idx(data: bytes, *, name: str, unpacked_mb: int = UNPACKED_MB) -> UInt8[np.ndarray, "*shape"]:
@@ -175,6 +250,12 @@ def _why_no_pixels(array: np.ndarray) -> str | None:
 def _as_labels(array: np.ndarray, name: str, *, count: int) -> list[int] | list[str]:
     if array.size != count or array.shape[0] != count:
         raise ValueError(f"{name}: labels of shape {array.shape}, needs one for each of {count} pictures")
-    if array.dtype.kind not in "iuU":
+    if array.dtype.kind not in "iubUS":
         raise ValueError(f"{name}: labels are {array.dtype}, needs integers or text")
-    return array.reshape(-1).tolist()
+    if array.dtype.kind in "US":
+        return _as_text(array.reshape(-1))
+    return [int(label) for label in array.reshape(-1)]
+
+
+def _as_text(array: np.ndarray) -> list[str]:
+    return [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in array.tolist()]

@@ -18,6 +18,7 @@ from perceivers.picture_reading import PictureReading
 __all__ = ["PICTURE_ENDINGS", "Picture", "files_as_pictures", "fitted", "without_class"]
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURE_ENDINGS += (".pbm", ".pnm", ".jfif", ".jpe", ".avif", ".jp2")
 
 PLAIN = PictureReading()
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -188,7 +189,20 @@ def _look(document: Document) -> tuple[tuple[int, int], bool]:
 
 def _orientation(image: Any) -> int:
     """How a picture is to be turned, as EXIF numbers it, as far as it is known before the pixels are decoded."""
+    if image.format == "PNG" and "exif" not in image.info and _ends_with_exif(image.fp):
+        image.load()  # reads what lies behind the pixels, where some tools write it
     return image.getexif().get(ORIENTATION, 1) if "exif" in image.info or image.format == "TIFF" else 1
+
+
+def _ends_with_exif(file: Any) -> bool:
+    """Whether one of a PNG file's chunks is EXIF; the file is left where it is."""
+    place, found = file.tell(), False
+    file.seek(len(b"\x89PNG\r\n\x1a\n"))
+    while not found and len(head := file.read(8)) == 8:
+        found = head[4:] == b"eXIf"
+        file.seek(int.from_bytes(head[:4]) + 4, 1)
+    file.seek(place)
+    return found
 
 
 @dataclass(frozen=True)

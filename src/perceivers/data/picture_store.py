@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int64, UInt8
 from perceivers.data.header import FileRecord, check_sizes, check_sums, damaged, no_store, store_kind
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.picture_header import KIND, PictureHeader, PictureSplitRecord
-from perceivers.data.splits import SPLITS
+from perceivers.data.splits import SPLITS, split_in
 
 __all__ = ["PictureSplit", "PictureStore", "PictureWriter"]
 
@@ -175,6 +175,7 @@ class PictureStore:
         Raises:
             ValueError: There is no such split.
         """
+        name = split_in(name, self.splits)
         if name not in self.arrays:
             place = "the pictures" if self.path is None else self.path
             raise ValueError(f"{place}: no split {name!r}; it has {', '.join(self.splits)}")

@@ -120,6 +120,7 @@ def prepare_pictures(
         pictures, digests = usable  # some splits lost all their pictures: they are chosen anew
     store = PictureStore.open(writer.path)  # and so it was read back once
     counts = {split: len(store.split(split)) for split in SPLITS if split in store.splits}
+    split_notes += [f"no picture is left for {split}" for split in SPLITS if split in splits and split not in counts]
     return PictureSummary(
         path=writer.path,
         fingerprint=store.fingerprint,
@@ -150,6 +151,8 @@ def _find(
         notes.append(f"pickles were left out: {left_out}, no program opens one here")
     if files:
         pictures, skipped = files_as_pictures(files, progress=progress)
+        lost = {document.split for document in files} - {picture.split for picture in pictures}
+        notes += [f"no picture is left for {split}" for split in SPLITS if split in lost]
         return pictures, damaged + skipped, notes + without_class(files)
     if arrays:
         pictures, skipped, more = arrays_as_pictures(arrays)

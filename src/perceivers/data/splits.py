@@ -16,6 +16,7 @@ __all__ = [
     "grouped_splits",
     "hashed_splits",
     "pieces_apart",
+    "split_in",
     "split_named",
     "words_of",
 ]
@@ -31,9 +32,13 @@ FEW = 10
 WORDS = {
     "train": "train",
     "training": "train",
+    "trn": "train",
+    "trainval": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "validate": "validation",
+    "validating": "validation",
     "dev": "validation",
     "devel": "validation",
     "development": "validation",
@@ -41,6 +46,7 @@ WORDS = {
     "evaluation": "validation",
     "test": "test",
     "testing": "test",
+    "tst": "test",
     "holdout": "test",
     "heldout": "test",
     "t10k": "test",  # MNIST's ten thousand
@@ -83,9 +89,16 @@ def split_named(name: str, *, exact: bool = False) -> str | None:
     return known.pop() if len(known) == 1 else None
 
 
+def split_in(name: str, splits: Sequence[str]) -> str:
+    """The one of `splits` that a user means: "val" and "dev" are validation, unless one has that very name."""
+    word = split_named(name, exact=True)
+    return word if word is not None and word in splits and name not in splits else name
+
+
 def words_of(name: str) -> set[str]:
     """The words of a name in lower case, also those that are written together: xTrain, X_train, trainx all have x."""
     name = re.sub(r"(?i)(held|hold)[\W_]out", r"\1out", name)
+    name = re.sub(r"(?i)(?<![a-z])train[\W_]*(and)?[\W_]*val(?![a-z])", "trainval", name)  # validation is taken from it
     camel = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     words = {word for part in (name.lower(), camel) for word in re.split(r"[^a-z0-9]+", part)}
     return words | {group for word in words if (found := WORD.fullmatch(word)) for group in found.groups() if group}

@@ -23,7 +23,7 @@ from jaxtyping import Int, Integer
 from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_sizes, check_sums, damaged, no_store
 from perceivers.data.key_counter import KeyUseCounter
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
-from perceivers.data.splits import SPLITS
+from perceivers.data.splits import SPLITS, split_in
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
 
@@ -112,6 +112,7 @@ class TokenStore:
         Raises:
             ValueError: There is no such split.
         """
+        name = split_in(name, self.splits)
         if name not in self.header.splits:
             raise ValueError(f"{self.path}: no split {name!r}; it has {', '.join(self.splits)}")
         base = str(self.path / name)

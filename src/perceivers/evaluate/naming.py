@@ -11,12 +11,13 @@ from jaxtyping import Float, UInt8
 from torch import nn
 
 from perceivers.arguments import checked_numbers
-from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_as_pictures
+from perceivers.data.picture_arrays import ARRAY_ENDINGS, arrays_without_labels
 from perceivers.data.picture_config import PictureConfig
 from perceivers.data.picture_files import PICTURE_ENDINGS, PLAIN, Picture, files_as_pictures, fitted
 from perceivers.data.picture_loader import picture_batches, scaled
 from perceivers.data.picture_store import PictureSplit, PictureStore
 from perceivers.data.sources import find_documents
+from perceivers.data.splits import SPLITS, split_in
 from perceivers.evaluate.pictures import class_logits
 from perceivers.generate.decode import NOT_A_NUMBER
 from perceivers.models.flow import tiled_flow
@@ -83,7 +84,8 @@ def read_pictures(
         return _from_store(PictureStore.open(sources[0]), shape, split)
     pictures, failed = _find(sources, splits=split is not None)
     if split is not None:
-        pictures = [picture for picture in pictures if picture.split == split]
+        wanted = split_in(split, SPLITS)
+        pictures = [picture for picture in pictures if picture.split == wanted]
         if not pictures and not failed:
             raise ValueError(
                 f"{', '.join(map(str, sources))}: no pictures of split {split!r}; leave --split out for all"
@@ -93,11 +95,11 @@ def read_pictures(
     for picture in pictures:
         try:
             read = picture.read()
-        except (ValueError, OSError) as error:
-            failed.append((picture.name, str(error)))
+            pixels.append(fitted(read, (rows, columns), channels=channels, reading=reading))
+        except (ValueError, OSError, MemoryError) as error:
+            failed.append((picture.name, str(error) or "too large for memory"))
             continue
         names.append(picture.name)
-        pixels.append(fitted(read, (rows, columns), channels=channels, reading=reading))
         changes[f"resized to {rows} x {columns}"] += read.shape[:2] != (rows, columns)
         changes["turned grey" if channels == 1 else "given colours"] += read.shape[-1] != channels
     made = np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8)
@@ -154,17 +156,20 @@ def _find(sources: Sequence[Path], *, splits: bool) -> tuple[list[Picture], list
     pictures: list[Picture] = []
     failed: list[tuple[str, str]] = []
     for source in sources:
+        before = len(pictures) + len(failed)
         try:
             documents, _ = find_documents([source], ARRAY_ENDINGS + PICTURE_ENDINGS, splits=splits)
             arrays = [document for document in documents if document.name.lower().endswith(ARRAY_ENDINGS)]
             if arrays:
-                found, unreadable, _ = arrays_as_pictures(arrays)
+                found, unreadable = arrays_without_labels(arrays)
                 pictures += found
                 failed += unreadable
             if files := [document for document in documents if document not in arrays]:
                 found, unreadable = files_as_pictures(files)
                 pictures += found
                 failed += unreadable
+            if len(pictures) + len(failed) == before:
+                raise ValueError("there are no pictures in it, labels at most")
         except (ValueError, OSError) as error:
             failed.append((str(source), str(error)))
     return pictures, failed
