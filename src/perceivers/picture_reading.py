@@ -24,6 +24,8 @@ class PictureReading:
     """Rows and columns of the crop, as shares of the picture's shorter side."""
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"
     """How it is resized, in Pillow's words."""
+    permutation: int | None = None
+    """Seed of the fixed order in which pixels are given; None: each where it is."""
     flow_pixels: float = 1.0
     """What the model's optical flow is multiplied with to be pixels."""
 
@@ -34,5 +36,7 @@ class PictureReading:
             raise ValueError(f"std={self.std} must be above 0")
         if not all(0 < share <= 1 for share in self.crop):
             raise ValueError(f"crop={self.crop} must be shares of the shorter side, above 0 and at most 1")
+        if self.permutation is not None and self.permutation < 0:
+            raise ValueError(f"permutation={self.permutation} must be a seed, 0 or more")
         if self.flow_pixels <= 0:
             raise ValueError(f"flow_pixels={self.flow_pixels} must be above 0")

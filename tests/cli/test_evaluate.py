@@ -105,7 +105,8 @@ def test_copy_task(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert command("train", "copy_tiny", "--out", tmp_path / "run", *flags).code == 0
     result = json.loads(command("evaluate", tmp_path / "run", "--json").out)
     assert (result["length"], result["sequences"], result["mirrored_tokens"]) == (32, 4, 64)
-    shown = command("evaluate", tmp_path / "run", "--split", "validation")
+    shown = command("evaluate", tmp_path / "run", "--split", "val")
+    assert "the copy task, validation sequences" in shown.out
     assert "right in the mirrored half" in shown.out
     assert "of 4" in shown.out
     assert "--stride has no meaning" in command("evaluate", tmp_path / "run", "--stride", 2).err

@@ -113,6 +113,7 @@ def test_a_perceiver_names_pictures(command: Command, pictures: Path, tmp_path: 
     assert result["pictures"] == 5
     assert 0 <= result["accuracy"] <= 1
     assert "right" in command("evaluate", run, "--split", "validation").out
+    assert json.loads(command("evaluate", run, "--split", "val", "--json").out)["split"] == "validation"
     assert "35 of 11 channels" in command("show", run).out
     again = command("train", run, "--resume", "--max-steps", "5")
     assert again.code == 0, again.err
@@ -139,6 +140,18 @@ def test_classes_of_another_store_are_compared_by_name(command: Command, picture
     refused = command("evaluate", run, "--data", tmp_path / "elm")
     assert refused.code == 2
     assert "has 'elm', which the model does not know" in refused.err
+
+
+def test_a_saved_model_keeps_the_order_of_its_pixels(command: Command, pictures: Path, tmp_path: Path) -> None:
+    config = with_model("mnist", perceiver(), PictureConfig(batch_size=3, permutation=5))
+    run, saved = tmp_path / "run", tmp_path / "saved"
+    assert command("train", settings(tmp_path / "a.yaml", config), "--data", pictures, "--out", run).code == 0
+    Loaded.from_pretrained(run).save_pretrained(saved)
+    scores = [json.loads(command("evaluate", one, "--data", pictures, "--json").out) for one in (run, saved)]
+    assert scores[0]["nats_per_picture"] == pytest.approx(scores[1]["nats_per_picture"], rel=1e-6)
+    said = [command("predict", one, pictures, "--split", "Testing").out for one in (run, saved)]
+    assert said[0] == said[1]
+    assert said[0].startswith("test[0] ")
 
 
 def test_a_saved_model_is_scored_on_pixels_as_it_wants_them(command: Command, pictures: Path, tmp_path: Path) -> None:

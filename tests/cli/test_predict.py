@@ -226,6 +226,7 @@ def test_motion(channels: int, mode: str, command: Command, tmp_path: Path) -> N
     assert "length, longest      5.00 pixels\n" in done.out
     for arguments, message in {
         ("a.png",): "motion needs two pictures, 1 are given",
+        ("a.png", "."): "holds 4 pictures, motion is from one to another: name each file",
         ("a.png", "c.png"): "the pictures differ in size: a.png has (8, 11), c.png (9, 11)",
     }.items():
         done = predict(*(tmp_path / name for name in arguments))

@@ -19,6 +19,7 @@ from perceivers.convert.huggingface_config import config_from_huggingface
 from perceivers.convert.huggingface_names import huggingface_names
 from perceivers.models.perceiver_config import EncoderConfig, PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
+from perceivers.picture_reading import PictureReading
 
 SETTINGS: dict[str, Any] = {
     "model_type": "perceiver",
@@ -145,6 +146,8 @@ def test_what_transformers_has_not_is_not_written(tmp_path: Path) -> None:
     for other, message in wrong:
         with pytest.raises(ValueError, match=message):
             write_huggingface(other, tmp_path / "there")
+    with pytest.raises(ValueError, match=r"pixels in an order of its own \(seed 5\)"):
+        write_huggingface(model(), tmp_path / "there", PictureReading(permutation=5))
     assert not (tmp_path / "there").exists()
 
 

@@ -89,6 +89,18 @@ def test_pixels_are_scaled_as_the_model_that_a_run_starts_from_had_them(tmp_path
     )
 
 
+def test_pixels_stand_in_the_order_of_the_model_that_a_run_starts_from(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "a", ("ash", "oak", "yew"))
+    permuted = replace(CONFIG, data=PictureConfig(batch_size=2, permutation=5))
+    assert Loaded.from_pretrained(train(permuted, tmp_path / "first", store=store).out).pictures == PictureReading(
+        classes=("ash", "oak", "yew"), permutation=5
+    )
+    with pytest.raises(ValueError, match=r"in the order of seed 5, the data .* None: add --data.permutation 5"):
+        train(CONFIG, tmp_path / "run", store=store, init=tmp_path / "first")
+    run = train(permuted, tmp_path / "run", store=store, init=tmp_path / "first")
+    assert known_classes(run.out) == ("ash", "oak", "yew")
+
+
 def test_flow_is_in_the_unit_of_the_model_that_a_run_starts_from(tmp_path: Path) -> None:
     def flow(scale: float) -> Any:
         return PerceiverIOConfig(

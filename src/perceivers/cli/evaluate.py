@@ -13,6 +13,7 @@ from perceivers.cli.console import as_json, counted, failed, note, table
 from perceivers.cli.flags import CONFIG, parse, read_config
 from perceivers.cli.next_commands import IN_PYTHON, PREDICTED
 from perceivers.data.config import CopyConfig
+from perceivers.data.splits import SPLITS, split_in
 from perceivers.nearest import check_source
 
 if TYPE_CHECKING:
@@ -104,14 +105,14 @@ def _likelihood(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
     check_store(store, sequence_model(loaded.config))
     split = store.split(flags.split)
     likelihood = score(loaded.model, split, stride=flags.stride, precision=flags.precision, progress=not flags.json)
-    data = {"data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
+    data = {"data": str(store.path), "fingerprint": store.fingerprint, "split": split.name}
     result = {"run": flags.run, **data, "tokenizer": loaded.tokenizer, **numbers(likelihood, loaded.tokenizer)}
     if loaded.tokenizer == "performance" and flags.pieces > 0:
         if not flags.json:
             note(f"playing on from openings of at most {flags.pieces} pieces")
         playing = play(loaded, split, pieces=flags.pieces)
         result["playing"] = None if playing is None else playing.numbers()
-    return result | (_baselines(store, flags.split, likelihood) if flags.baselines else {})
+    return result | (_baselines(store, split.name, likelihood) if flags.baselines else {})
 
 
 def _baselines(store: "TokenStore", split: str, likelihood: "Likelihood") -> dict[str, Any]:
@@ -170,16 +171,16 @@ def _copying(flags: EvaluateFlags, loaded: "Loaded") -> dict[str, Any]:
     config = read_config(Path(flags.run) / CONFIG)
     if not isinstance(config.data, CopyConfig):
         raise ValueError(f"{flags.run} was trained on a store of copy sequences: name one with --data")
-    length = config.data.length
+    length, split = config.data.length, split_in(flags.split, SPLITS)
     copying = score_copying(
         loaded.model,
         length,
         count=max(1, COPY_TOKENS // (length // 2)),
-        split=flags.split,
+        split=split,
         precision=flags.precision,
         progress=not flags.json,
     )
-    return {"run": flags.run, "split": flags.split, "tokenizer": "copy", **copy_numbers(copying)}
+    return {"run": flags.run, "split": split, "tokenizer": "copy", **copy_numbers(copying)}
 
 
 def copy_numbers(copying: "Copying") -> dict[str, Any]:

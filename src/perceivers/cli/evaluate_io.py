@@ -31,7 +31,8 @@ def score_run(flags: "EvaluateFlags", loaded: "Loaded") -> dict[str, Any]:
     store = recorded_store(Path(flags.run)) if flags.data is None else open_store(flags.data)
     store = _by_name(flags.run, loaded, store)
     config = _config(flags.run, loaded)
-    common = {"run": flags.run, "data": str(store.path), "fingerprint": store.fingerprint, "split": flags.split}
+    common = {"run": flags.run, "data": str(store.path), "fingerprint": store.fingerprint}
+    common["split"] = store.split(flags.split).name
     return common | _scores(flags, loaded, config, store)
 
 

@@ -64,13 +64,13 @@ def _shape(run: str, loaded: "Loaded", record: dict[str, Any]) -> tuple[int, int
 
 
 def picture_config(run: str, loaded: "Loaded") -> PictureConfig:
-    """How a run's pictures were changed; of a saved model, how it wants them scaled."""
+    """How a run's pictures were changed; of a saved model, how it wants them scaled and ordered."""
     path = Path(run) / CONFIG
     data = read_config(path).data if path.is_file() else None
     if isinstance(data, PictureConfig):
         return data
     reading = loaded.pictures or PictureReading()
-    return PictureConfig(mean=reading.mean, std=reading.std)
+    return PictureConfig(mean=reading.mean, std=reading.std, permutation=reading.permutation)
 
 
 def classes_report(predictions: list[dict[str, Any]]) -> str:

@@ -225,6 +225,10 @@ def write_huggingface(model: nn.Module, directory: Path, pictures: PictureReadin
             f"transformers has Perceiver and Perceiver IO, but no {getattr(config, 'kind', 'such model')!r}"
         )
     pictures = pictures or PictureReading()
+    if pictures.permutation is not None:
+        raise ValueError(
+            f"it reads pixels in an order of its own (seed {pictures.permutation}), which transformers can't"
+        )
     values = config_to_huggingface(config) | entries_of_reading(pictures, config)
     tensors = weights_to_huggingface(model.state_dict(), config)
     with Lock.of_directory(directory):

@@ -117,8 +117,9 @@ def _from_store(store: PictureStore, shape: tuple[int, int, int], name: str | No
         raise ValueError(f"{store.path} is a store: say which of its splits with --split: {', '.join(store.splits)}")
     if store.shape != shape:
         raise ValueError(f"{store.path} holds pictures of shape {store.shape}, the model reads {shape}")
-    pixels = store.split(name).pixels
-    return Given([f"{name}[{index}]" for index in range(len(pixels))], np.asarray(pixels), [], None)
+    split = store.split(name)
+    pixels = split.pixels
+    return Given([f"{split.name}[{index}]" for index in range(len(pixels))], np.asarray(pixels), [], None)
 
 
 @checked_numbers(overlap=0)
@@ -176,14 +177,16 @@ def _find(sources: Sequence[Path], *, splits: bool) -> tuple[list[Picture], list
 
 
 def _one(source: Path) -> Picture:
-    """The first picture of a source.
+    """The picture in a source.
 
     Raises:
-        ValueError: It can't be read.
+        ValueError: It can't be read, or is not the only one.
     """
     pictures, failed = _find([source], splits=False)
     if failed:
         raise ValueError(said(*failed[0]))
+    if len(pictures) > 1:
+        raise ValueError(f"{source} holds {len(pictures)} pictures, motion is from one to another: name each file")
     return pictures[0]
 
 

@@ -50,7 +50,7 @@ def _names_classes(config: TrainConfig) -> bool:
 
 
 def check_scale(config: TrainConfig, init: Path, initial: ModelConfig) -> None:
-    """Check that training scales pixels, and flow, as the model that it starts from had them.
+    """Check that training scales and orders pixels, and scales flow, as the model that it starts from had them.
 
     Raises:
         ValueError: It does not; says what to set.
@@ -64,6 +64,11 @@ def check_scale(config: TrainConfig, init: Path, initial: ModelConfig) -> None:
         raise ValueError(
             f"{init} reads pixels less {mean}, over {std}; the data is scaled otherwise: "
             f"add --data.mean {mean} --data.std {std}"
+        )
+    if isinstance(data, PictureConfig) and reading.permutation not in (None, data.permutation):
+        raise ValueError(
+            f"{init} reads pixels in the order of seed {reading.permutation}, the data gives them in that of "
+            f"{data.permutation}: add --data.permutation {reading.permutation}"
         )
     ours, theirs = _flow_scale(config.model), _flow_scale(initial)
     if ours and theirs and abs(ours - (wanted := theirs * reading.flow_pixels)) > 1e-9:
@@ -85,4 +90,6 @@ def reading_of(config: TrainConfig, classes: tuple[str, ...] | None) -> PictureR
     if not isinstance(config.data, PictureConfig):
         return None
     classes = classes if _names_classes(config) else None
-    return PictureReading(classes=classes, mean=config.data.mean, std=config.data.std)
+    return PictureReading(
+        classes=classes, mean=config.data.mean, std=config.data.std, permutation=config.data.permutation
+    )
