@@ -72,6 +72,7 @@ def test_flow_says_what_makes_it_pixels(tmp_path: Path) -> None:
         ({"do_resize": False}, "do_resize=false"),
         ({"do_pad": True}, "do_pad=true"),
         ({"do_flip_channel_order": True}, "do_flip_channel_order=true is not done here"),
+        ({"do_normalize": None}, "do_normalize=null means one thing or the other"),
         ({"size": {"shortest_edge": 5}}, r"size=\{'shortest_edge': 5\} must be a number, or height and width"),
         ({"size": 7, "crop_size": 5}, "size=7 x 7 is larger than crop_size=5 x 5"),
         ({"resample": 9}, "resample=9 is not one of Pillow's numbers"),

@@ -92,6 +92,7 @@ def test_a_class_or_a_file_that_is_called_train_is_told(paths: list[str], named:
     [
         (["train/a", "test/b", "extra/c"], "extra/c lies beside the folders test, train; move it into one of them"),
         (["train/a", "b"], "b lies beside the folders train; move it"),
+        (["train/cat/a", "more/test/cat/b"], "the folders more/test, train name splits at different depths"),
         (["cat/train/a", "cat/test/b", "eel/c"], "eel/c lies beside the folders test, train; .*--split-by hash"),
         (["Train.txt", "Test.txt", "notes.txt"], r"notes\.txt lies beside the files Test, Train; move it"),
     ],

@@ -159,6 +159,10 @@ def _entries(directory: Path) -> dict[str, Any]:
     steps = [name for name, on in values.items() if name.startswith("do_") and on and name not in _DEFAULTS]
     if other := [name for name in steps if name != "do_convert_rgb"]:  # colours are always given
         raise ValueError(f"{other[0]}=true is not done here")
+    if unsaid := [name for name in _DEFAULTS if name.startswith("do_") and values.get(name, True) is None]:
+        raise ValueError(
+            f"{unsaid[0]}=null means one thing or the other, as releases of transformers differ: say which"
+        )
     return _DEFAULTS | {name: value for name, value in values.items() if name in _DEFAULTS and value is not None}
 
 

@@ -122,6 +122,7 @@ def given_splits(paths: Sequence[str]) -> tuple[list[str] | None, list[str]]:
             break
         if split := split_named(names[0], exact=True):
             return [split] * len(paths), [_given("folders", names)]
+    _check_one_depth(paths)
     for names in at_depth:
         if note := _beside(paths, names, "folders"):
             return None, [note]
@@ -133,6 +134,22 @@ def given_splits(paths: Sequence[str]) -> tuple[list[str] | None, list[str]]:
         return [str(split) for split in splits], ["splits as the names of the files say"]
     note = _beside(paths, stems, "files") if "train" in splits else None
     return None, [note] if note else []
+
+
+def _check_one_depth(paths: Sequence[str]) -> None:
+    """Refuse splits that are named at different depths: one of the words may be a class."""
+    named: dict[str, str] = {}
+    for path in paths:
+        parts = PurePosixPath(path).parts[:-1]
+        depth = next((depth for depth, part in enumerate(parts) if split_named(part, exact=True)), None)
+        if depth is None:
+            return
+        named.setdefault(str(split_named(parts[depth], exact=True)), "/".join(parts[: depth + 1]))
+    if len(named) > 1:
+        raise ValueError(
+            f"the folders {', '.join(sorted(named.values()))} name splits at different depths; put them beside each "
+            "other, or pass over these names with --split-by hash"
+        )
 
 
 def _given(what: str, names: Sequence[str]) -> str:
