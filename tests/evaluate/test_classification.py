@@ -36,6 +36,13 @@ def test_counts_and_nats() -> None:
     assert score.standard_error == pytest.approx((0.6 * 0.4 / 5) ** 0.5)
 
 
+def test_a_model_without_numbers_is_not_right() -> None:
+    model = ByBrightness()
+    torch.nn.init.constant_(model.scale, torch.nan)
+    score = score_classes(model, split([0, 1, 0, 0, 1]), PictureConfig(batch_size=2), precision="float32")
+    assert (score.correct, np.isnan(score.nats)) == (0, True)
+
+
 def test_one_picture_says_nothing_of_others() -> None:
     score = score_classes(ByBrightness(), split([0, 1, 0, 0, 1]), PictureConfig(), max_pictures=1, precision="float32")
     assert (score.pictures, score.accuracy, score.standard_error) == (1, 1.0, None)

@@ -13,7 +13,7 @@ from perceivers.data.picture_loader import picture_batches
 from perceivers.data.picture_store import PictureSplit
 from perceivers.device import autocast
 from perceivers.evaluate.pictures import class_logits
-from perceivers.evaluate.prediction import cross_entropy
+from perceivers.evaluate.prediction import cross_entropy, is_right
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def score_classes(
             batch = batch.to(device)
             assert batch.labels is not None
             logits = class_logits(model, batch.pixels)
-            correct += int((logits.argmax(-1) == batch.labels).sum())
+            correct += int(is_right(logits, batch.labels).sum())
             nats += float(cross_entropy(logits, batch.labels)[0].sum())
             bar.update(batch.targets)
     model.train(was_training)

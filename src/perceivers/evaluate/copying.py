@@ -12,7 +12,7 @@ from perceivers.data.batch import collate, model_tokens
 from perceivers.data.blocks import evaluation_block, num_blocks
 from perceivers.data.synthetic import mirrored_ids
 from perceivers.device import autocast
-from perceivers.evaluate.prediction import cross_entropy, predict
+from perceivers.evaluate.prediction import cross_entropy, is_right, predict
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
 
@@ -90,7 +90,7 @@ def score_copying(
                 logits, (labels, *_) = predict(model, batch, num_latents=config.num_latents)
                 logits, labels = logits[:, -targets:], labels[:, -targets:]
                 nats += float(cross_entropy(logits, labels)[0].sum())
-                hits = (logits.argmax(-1) == labels).cpu().numpy()
+                hits = is_right(logits, labels).cpu().numpy()
                 end = stop - half
                 right[chosen.start : chosen.stop, end - targets : end] = hits
             bar.update(len(chosen))

@@ -15,7 +15,7 @@ from perceivers.data.batch import NUM_SPECIAL, TokenBatch, collate, model_tokens
 from perceivers.data.blocks import Block, evaluation_blocks
 from perceivers.data.tokens import TokenSplit
 from perceivers.device import autocast
-from perceivers.evaluate.prediction import cross_entropy, predict
+from perceivers.evaluate.prediction import cross_entropy, is_right, predict
 from perceivers.models.ecp_config import ECPConfig
 from perceivers.models.perceiver_ar_config import PerceiverARConfig
 
@@ -130,7 +130,7 @@ def score(
             batch = _batch(split, group, config.vocab_size)
             logits, (labels, *_) = predict(model, batch.to(device), num_latents=predicted)
             losses = cross_entropy(logits, labels)[0].cpu().numpy()
-            hits = (logits.argmax(-1) == labels).cpu().numpy()
+            hits = is_right(logits, labels).cpu().numpy()
             for row, (document, block) in enumerate(group):
                 sums.add(document, block, losses[row, -block.num_targets :], hits[row, -block.num_targets :])
             bar.update(sum(block.num_targets for _, block in group))

@@ -18,7 +18,7 @@ from perceivers.data.tokens import TokenSplit
 from perceivers.device import autocast
 from perceivers.evaluate.bootstrap import mean_with_interval
 from perceivers.evaluate.ngram import KneserNey
-from perceivers.evaluate.prediction import cross_entropy
+from perceivers.evaluate.prediction import cross_entropy, is_right
 from perceivers.generate.fill import text_length
 
 __all__ = ["MaskedScore", "MaskedSums", "masked_logits", "score_masked", "score_masked_ngram"]
@@ -106,7 +106,7 @@ def score_masked(
             batch = batch.to(device)
             logits, labels = masked_logits(model, batch), batch.labels[batch.masked]
             nats = cross_entropy(logits, labels)[0].cpu().numpy()
-            hits = (logits.argmax(-1) == labels).cpu().numpy()
+            hits = is_right(logits, labels).cpu().numpy()
             for window, part in _parts(windows, batch):
                 sums.add(window.document, nats[part], hits[part])
             bar.update(int(batch.lengths.sum()))

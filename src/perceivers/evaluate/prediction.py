@@ -51,6 +51,12 @@ def targets_of(batch: TokenBatch, *, num_latents: int) -> Targets:
     return Targets(labels, steps >= 0, None if batch.weights is None else batch.weights.gather(1, columns))
 
 
+def is_right(logits: Float[Tensor, "*tokens vocab"], labels: Int[Tensor, "*tokens"]) -> Bool[Tensor, "*tokens"]:
+    """Whether the most likely prediction is the label; what is not a number predicts nothing."""
+    best, index = logits.max(-1)  # of logits with a NaN, this and its place
+    return (index == labels) & ~best.isnan()
+
+
 def cross_entropy(
     logits: Float[Tensor, "*tokens vocab"],
     labels: Int[Tensor, "*tokens"],

@@ -16,7 +16,7 @@ from perceivers.data.picture_loader import PictureBatch
 from perceivers.data.warps import FlowBatch
 from perceivers.evaluate.masked import masked_logits
 from perceivers.evaluate.pictures import class_logits, reconstruction_errors
-from perceivers.evaluate.prediction import cross_entropy, predict, targets_of
+from perceivers.evaluate.prediction import cross_entropy, is_right, predict, targets_of
 from perceivers.models.config import ModelConfig, SequenceConfig
 from perceivers.models.cost import MOST_LOGITS
 from perceivers.models.swept import swept
@@ -115,7 +115,7 @@ def label_loss(
     loss, z = cross_entropy(logits, labels, z_loss=config.z_loss, label_smoothing=config.label_smoothing)
     with torch.no_grad():
         nats = cross_entropy(logits, labels)[0] if config.label_smoothing else loss - z
-        correct = logits.argmax(-1) == labels
+        correct = is_right(logits, labels)
     total = loss.sum() if weights is None else (loss * weights).sum()
     return Loss(total, {"nats": nats.sum(), "z_loss": z.sum().detach(), "accuracy": correct.sum()})
 
