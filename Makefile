@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-all check format wheel clean
+.PHONY: demo test coverage test-slow test-all check format wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/perceivers demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest --cov=perceivers --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+coverage: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov=perceivers --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow

@@ -96,7 +96,11 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "7", '{"model_type": "gpt2"}', '{"tokenizer": "ids"}', '{"model": {}}', "\udcff"]
+    "text",
+    [
+        *("{", "[]", "7", '{"model_type": "gpt2"}', '{"tokenizer": "ids"}', '{"model": {}}', "\udcff"),
+        *('{"tokenizer": 5, "model": {}}', '{"tokenizer": null, "model": {}}', "[" * 100_000),
+    ],
 )
 def test_a_config_that_is_none_is_refused(saved: Path, text: str) -> None:
     (saved / "config.json").write_bytes(text.encode(errors="surrogateescape"))

@@ -13,6 +13,7 @@ import yaml
 
 import perceivers
 from perceivers.data.config import CopyConfig, DataConfig
+from perceivers.key_use import KeyUse
 from perceivers.models.config import ModelConfig
 from perceivers.models.perceiver_ar_config import (
     InputQueries,
@@ -23,7 +24,7 @@ from perceivers.models.perceiver_ar_config import (
     TablePositions,
 )
 from perceivers.presets import PRESETS, preset
-from perceivers.records import check_finite, from_dict, not_negative, record, to_dict
+from perceivers.records import check_finite, from_dict, not_negative, parse_json, record, to_dict
 from perceivers.train.config import TrainConfig
 
 
@@ -247,3 +248,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert [type(value) for value in (made.width, made.share, *made.shape)] == [int, float, int, int]
     assert from_dict(Layer, json.loads(json.dumps(to_dict(made)))) == made
     assert hash(made) == hash(Layer(width=7, share=0.25, shape=(3, 5)))
+
+
+def test_a_record_without_a_required_field() -> None:
+    with pytest.raises(ValueError, match=r"keys: lacks held_steps, down"):
+        from_dict(KeyUse, {}, path="keys")
+
+
+def test_json_that_is_nested_too_deeply() -> None:
+    with pytest.raises(json.JSONDecodeError, match="nested too deeply"):
+        parse_json("[" * 100_000)
+    assert parse_json(b'{"a": [1]}') == {"a": [1]}

@@ -24,7 +24,7 @@ from perceivers.models.build import build
 from perceivers.models.config import ModelConfig
 from perceivers.nearest import check_source, no_such, suggestion
 from perceivers.picture_reading import PictureReading
-from perceivers.records import from_dict, to_dict
+from perceivers.records import from_dict, parse_json, to_dict
 from perceivers.writing import Write, finish_files, replace_files
 
 Learned = TypeVar("Learned")
@@ -107,9 +107,9 @@ def read_model(directory: Path) -> tuple[nn.Module, str]:
                 + (suggestion(directory) or f" (train one with --out {directory})")
             )
     try:
-        saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        tokenizer, values = saved["tokenizer"], saved["model"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
+        saved = parse_json((directory / CONFIG).read_text(encoding="utf-8"))
+        tokenizer, values = from_dict(str, saved["tokenizer"], path="tokenizer"), saved["model"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory / CONFIG} is not a model's config: {error!r}") from error
     try:
         config = from_dict(ModelConfig, values)
@@ -140,7 +140,7 @@ def read_keys(directory: Path) -> KeyUse | None:
 def _read_learned(directory: Path, name: str, cls: type[Learned]) -> Learned | None:
     path = directory / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8")).get(name)
+        values = parse_json(path.read_text(encoding="utf-8")).get(name)
         return None if values is None else from_dict(cls, values)
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {name}: {error}") from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import math
 import numbers
 import sys
@@ -106,6 +107,18 @@ def _needed(options: tuple[Any, ...]) -> str:
     return f"needs {' or '.join(map(_spelled, options))}"
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        json.JSONDecodeError: It is none, or nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+
+
 def to_dict(record: Any) -> Any:
     """A dataclass as dictionaries, lists and scalars."""
     if dataclasses.is_dataclass(record):
@@ -196,6 +209,10 @@ def _record(cls: Any, values: dict[Any, Any], path: str) -> Any:
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
             raise ValueError(f"{prefix}{name}: no such field of {cls.__name__}; {hint}")
-    made = cls(**{name: from_dict(hints[name], value, path=f"{prefix}{name}") for name, value in values.items()})
+    given = {name: from_dict(hints[name], value, path=f"{prefix}{name}") for name, value in values.items()}
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{path or cls.__name__}: lacks {', '.join(missing)}")
+    made = cls(**given)
     check_finite(made, path=path)
     return made

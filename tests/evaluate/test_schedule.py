@@ -130,7 +130,7 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, {"refill": 0}, r"refill=0 must lie in 1\.\.7, the number of latents"),
+        ({}, {"refill": 0}, "refill=0 must be 1 or more"),
         ({}, {"refill": 8}, r"refill=8 must lie in 1\.\.7, the number of latents"),
         ({}, {"refill": 3, "num_latents": 24}, r"num_latents=24 must lie in 1\.\.23, the length of the input"),
         ({}, {"refill": 3, "phases": (0, 5)}, r"phases=\[0, 5\] must be one of 0\.\.4 for each of 2 rows"),

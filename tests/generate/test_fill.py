@@ -145,7 +145,7 @@ def test_what_cannot_be_filled_is_refused() -> None:
         fill(model, "nothing_here")
     with pytest.raises(ValueError, match="the text has 14 bytes, this model reads 13: shorten it"):
         fill(model, "a" * 12 + "__")
-    with pytest.raises(ValueError, match="top=0 must be at least 1"):
+    with pytest.raises(ValueError, match="top=0 must be 1 or more"):
         fill(model, "a__", top=0)
 
 

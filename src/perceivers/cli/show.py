@@ -28,7 +28,7 @@ from perceivers.models.perceiver_ar_config import PerceiverARConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.nearest import suggestion
 from perceivers.presets import PRESETS, preset, summary
-from perceivers.records import from_dict
+from perceivers.records import from_dict, parse_json
 from perceivers.train.config import WARMUP_SHARE, TrainConfig
 from perceivers.writing import finish_files
 
@@ -102,8 +102,8 @@ def read_model_config(directory: Path) -> tuple[ModelConfig, str]:
     if is_huggingface(directory):
         return read_huggingface_config(directory)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return from_dict(ModelConfig, saved["model"]), saved["tokenizer"]
+        saved = parse_json(path.read_text(encoding="utf-8"))
+        return from_dict(ModelConfig, saved["model"]), from_dict(str, saved["tokenizer"], path="tokenizer")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a model's config: {error!r}") from error
 
@@ -231,7 +231,7 @@ def _data(run: Path) -> str:
     if not path.exists():
         return "made as it is needed"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         splits = "; ".join(
             f"{name} " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
             for name, counts in record["splits"].items()

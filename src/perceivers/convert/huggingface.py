@@ -31,6 +31,7 @@ from perceivers.models.output_config import GridHead, TiedHead
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.models.perceiver_io import PerceiverIO, build_perceiver_io
 from perceivers.picture_reading import PictureReading
+from perceivers.records import parse_json
 from perceivers.writing import Lock, finish_files, write_text
 
 __all__ = [
@@ -47,7 +48,7 @@ def is_huggingface(directory: Path) -> bool:
     """Whether `directory` holds a Perceiver of transformers, by its config.json."""
     finish_files(directory)
     try:
-        values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        values = parse_json((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
@@ -92,7 +93,7 @@ def read_huggingface_config(
     path = directory / CONFIG
     size = size or picture_size(directory) or SIZE
     try:
-        config = config_from_huggingface(json.loads(path.read_text(encoding="utf-8")), size=size, flow_scale=flow_scale)
+        config = config_from_huggingface(parse_json(path.read_text(encoding="utf-8")), size=size, flow_scale=flow_scale)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return config, _reads(config)
@@ -106,7 +107,7 @@ def read_huggingface_pictures(directory: Path, *, flow_scale: float = FLOW_SCALE
     """
     path = directory / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return reading_from_huggingface(directory, values, flow_scale=flow_scale)

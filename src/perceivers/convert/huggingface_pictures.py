@@ -3,7 +3,6 @@
 Checked against `PerceiverImageProcessor` of transformers, see tests/parity/test_huggingface.py.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from perceivers.models.input_config import InputConfig
 from perceivers.models.output_config import ClassHead, GridHead, QueryOutputConfig
 from perceivers.models.perceiver_config import PerceiverIOConfig
 from perceivers.picture_reading import PictureReading
+from perceivers.records import parse_json
 
 __all__ = ["class_names", "entries_of_reading", "picture_size", "processor_of_reading", "reading_from_huggingface"]
 
@@ -150,7 +150,7 @@ def _entries(directory: Path) -> dict[str, Any]:
     path = directory / PREPROCESSOR
     if not path.is_file():
         return dict(_DEFAULTS)
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError("it must hold entries by name")
     kind = values.get("image_processor_type") or values.get("feature_extractor_type") or PROCESSORS[0]

@@ -20,6 +20,7 @@ from perceivers.convert import official_ar, official_ecp, official_hip, official
 from perceivers.convert.inert_pickle import as_array, as_mapping, read_pickle
 from perceivers.models.config import ModelConfig
 from perceivers.models.hip_config import DataSet, Modality
+from perceivers.records import parse_json
 
 __all__ = ["convert"]
 
@@ -54,7 +55,7 @@ def convert(family: str, path: str | Path) -> tuple[ModelConfig, Weights]:
         if not file.is_file():
             raise FileNotFoundError(f"{file} does not exist; official weights need {path.name} and {described.name}")
     try:
-        config = _config(family, json.loads(described.read_text(encoding="utf-8")))
+        config = _config(family, parse_json(described.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{described} must hold {FORMS[family]}: {error!r}") from error
     return config, _weights(family, path, config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from perceivers.key_use import KeyUse
 from perceivers.nearest import STORE, suggestion
-from perceivers.records import from_dict
+from perceivers.records import from_dict, parse_json
 
 __all__ = [
     "FileRecord",
@@ -110,7 +110,7 @@ def header_text(header: Any, *, kind: str, version: int) -> str:
 def store_kind(path: Path) -> str | None:
     """What kind of store a header.json is of; None where there is none, or none that can be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return str(values.get("format")).removeprefix("perceivers ") if isinstance(values, dict) else None
@@ -123,7 +123,7 @@ def read_header(path: Path, *, kind: str, version: int) -> tuple[dict[str, Any],
         ValueError: It is not the header of such a store, from a newer version, or no JSON.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # covers bad JSON and bad UTF-8
         raise damaged(path, f"not readable as JSON ({error})") from error
     if not isinstance(values, dict) or values.pop("format", None) != f"perceivers {kind}":

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import zipfile
 from collections import Counter
@@ -12,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from perceivers.data.splits import given_splits, split_named
+from perceivers.records import parse_json
 
 __all__ = ["UNPACKED_MB", "Document", "check_unpacked", "find_documents"]
 
@@ -234,7 +234,7 @@ def _table_rows(table: Document) -> list[tuple[str, str]]:
     """File names and splits in MAESTRO's table, in any of its published forms."""
     try:
         text = table.read().decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text))) if table.name.endswith(".csv") else json.loads(text)
+        rows = list(csv.DictReader(io.StringIO(text))) if table.name.endswith(".csv") else parse_json(text)
         if isinstance(rows, dict):  # version 3: a dictionary of columns
             pairs = [(name, rows["split"][key]) for key, name in rows["midi_filename"].items()]
         else:

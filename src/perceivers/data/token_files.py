@@ -1,12 +1,12 @@
 """Files of ids that users made: .npy, .txt and .jsonl."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 
 from perceivers.data.sources import Document
+from perceivers.records import parse_json
 
 __all__ = ["TOKEN_SUFFIXES", "check_ids", "token_documents"]
 
@@ -60,7 +60,7 @@ def token_documents(file: Document) -> list[np.ndarray]:
 
 def _json_ids(line: bytes, place: str) -> np.ndarray:
     try:
-        ids = json.loads(line)["ids"]
+        ids = parse_json(line)["ids"]
         array = np.array(ids, dtype=np.int64)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f'{place}: needs {{"ids": [...]}} with integers ({error!r})') from error

@@ -24,6 +24,7 @@ from perceivers.data.header import FileRecord, SplitRecord, StoreHeader, check_s
 from perceivers.data.key_counter import KeyUseCounter
 from perceivers.data.new_directory import HashedFile, NewDirectory, restore, write_synced
 from perceivers.data.splits import SPLITS, split_in
+from perceivers.records import parse_json
 
 __all__ = ["StoreHeader", "StoreWriter", "TokenSplit", "TokenStore"]
 
@@ -120,7 +121,7 @@ class TokenStore:
             name,
             np.memmap(base + TOKENS, dtype=_little_endian(self.header.dtype), mode="r"),
             np.fromfile(base + OFFSETS, dtype="<i8"),
-            json.loads(Path(base + NAMES).read_text(encoding="utf-8")),
+            parse_json(Path(base + NAMES).read_text(encoding="utf-8")),
         )
 
     def verify(self) -> None:

@@ -99,8 +99,6 @@ def fill(model: nn.Module, text: str, *, top: int = 5) -> Filled:
         FloatingPointError: What the model predicts is not a number.
     """
     seq_len = text_length(model)
-    if top < 1:
-        raise ValueError(f"top={top} must be at least 1 choice")
     tokens, spans = _parse(text)
     if not spans:
         raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from perceivers.hub import load_weights, read_tensors, write_tensors
-from perceivers.records import from_dict, to_dict
+from perceivers.records import from_dict, parse_json, to_dict
 from perceivers.train.parallel import part
 from perceivers.writing import new_directory, remove_directory
 
@@ -109,7 +109,7 @@ def _checked(text: str) -> Any:
     Raises:
         ValueError: They are others now.
     """
-    values = json.loads(text)
+    values = parse_json(text)
     if isinstance(values, dict) and values.pop("sha256", _sha256(values)) != _sha256(values):
         raise ValueError("the content of state.json does not match its checksum")
     return values

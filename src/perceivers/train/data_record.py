@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perceivers.data.picture_store import PictureStore
+from perceivers.records import parse_json
 from perceivers.train.data import Store, open_store
 from perceivers.writing import write_text
 
@@ -29,7 +30,7 @@ def data_record(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         return {key: record[key] for key in ("path", "fingerprint", "tokenizer", "splits")} | record
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): give the data with --data") from error

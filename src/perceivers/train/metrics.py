@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from perceivers.records import parse_json
 from perceivers.writing import Lock, write_text
 
 
@@ -65,7 +66,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     rows = []
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
