@@ -19,13 +19,14 @@ from perceivers.data.batch import NUM_SPECIAL, collate, model_tokens
 from perceivers.data.blocks import evaluation_blocks
 from perceivers.data.music import NOTE_OFF, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, seconds
 from perceivers.data.tokens import TokenStore
+from perceivers.evaluate.playing import EVENTS_A_SECOND
 from perceivers.evaluate.prediction import predict
 from perceivers.generate.files import first_seconds
 from perceivers.generate.loaded import Loaded, load
 from perceivers.train.data import sequence_model
 
 SECONDS = (0, 1, 2, 3, 13)
-PROMPT, LENGTH, EVENTS_A_SECOND = 10.0, 30.0, 100
+PROMPT, LENGTH = 10.0, 30.0
 
 
 def probabilities(loaded: Loaded, ids: Integer[np.ndarray, " events"]) -> Float[np.ndarray, "events vocab"]:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 install_import_hook("perceivers", "beartype.beartype")
 
-from . import pasted  # noqa: E402  (it imports what the hook is for)
+from . import pasted  # noqa: E402  (what it imports of the package has to find the hook)
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ IN_PYTHON = "no command makes anything of that: take perceivers.load in Python"
 PREDICTED = ("masked_bytes", "pictures", "frames")
 """What models read that `perceivers predict` asks."""
 
-SPECIAL = 3
-"""Ids that a model of tokens has besides those of its store."""
-
 
 def train_on(out: Path) -> str:
     """The command that trains a first model on the store at `out`."""
+    from perceivers.data.batch import NUM_SPECIAL
     from perceivers.data.picture_store import PictureStore
     from perceivers.train.data import open_store
 
@@ -25,7 +23,7 @@ def train_on(out: Path) -> str:
     elif store.tokenizer in ("performance", "bytes"):
         settings = ["music_small" if store.tokenizer == "performance" else "text_small"]
     else:
-        settings = ["text_small", "--model.vocab-size", store.header.vocab_size + SPECIAL]
+        settings = ["text_small", "--model.vocab-size", store.header.vocab_size + NUM_SPECIAL]
     return command("train", *settings, "--data", out, "--out", free_run())
 
 

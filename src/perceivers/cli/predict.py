@@ -103,7 +103,7 @@ def _texts(flags: PredictFlags, loaded: "Loaded") -> tuple[list[dict[str, Any]],
     for text in flags.inputs:
         try:
             results.append(asdict(fill(loaded.model, _read_text(text), top=flags.top)))
-        except Exception as error:  # one text must not keep the others back
+        except Exception as error:  # whatever one text does to the model, the others are answered; the exit code tells
             said = " ".join(str(error).split()) or type(error).__name__
             failed(said)
             results.append({"input": text, "error": said})

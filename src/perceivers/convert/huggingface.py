@@ -49,7 +49,7 @@ def is_huggingface(directory: Path) -> bool:
     finish_files(directory)
     try:
         values = parse_json((directory / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
 

@@ -169,7 +169,7 @@ def _damaged(arrays: Sequence[Document]) -> list[tuple[str, str]]:
     for array in arrays:
         try:
             read_arrays(array)
-        except Exception as error:  # decoders raise all sorts of things
+        except (ValueError, OSError) as error:
             found.append((array.name, reason(error, array.name)))
     return found
 

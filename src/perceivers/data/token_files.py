@@ -62,7 +62,7 @@ def _json_ids(line: bytes, place: str) -> np.ndarray:
     try:
         ids = parse_json(line)["ids"]
         array = np.array(ids, dtype=np.int64)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f'{place}: needs {{"ids": [...]}} with integers ({error!r})') from error
     if array.ndim != 1 or not all(type(value) is int for value in ids):  # numpy would round 1.5
         raise ValueError(f'{place}: needs {{"ids": [...]}} with integers')

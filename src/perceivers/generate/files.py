@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Int, Int64, Integer
 
 from perceivers.data.music import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY, encode_performance, write_midi
 from perceivers.data.text import BYTES_VOCAB_SIZE
@@ -94,6 +94,11 @@ def _read_npy(path: Path) -> Int[np.ndarray, " tokens"]:
         raise ValueError(f"{path}: not a .npy file of integers ({error})") from error
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"{path}: {ids.dtype} of shape {ids.shape}, needs integers with one axis")
+    return _int64(ids, path)
+
+
+def _int64(ids: np.ndarray, path: Path) -> Int64[np.ndarray, " tokens"]:
+    """The same numbers, which as unsigned ones may be too large."""
     if ids.dtype == np.uint64 and ids.max(initial=0) > np.iinfo(np.int64).max:
         raise ValueError(f"{path}: id {ids.max()} is larger than any id")
     return ids.astype(np.int64)
@@ -143,11 +148,10 @@ def write(ids: Any, path: Path | str, *, tokenizer: str | None = None) -> None:
     given = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
     if given.size and not np.issubdtype(given.dtype, np.integer):
         raise ValueError(f"{path}: ids are integers, these are {given.dtype}")
-    if given.dtype == np.uint64 and given.max(initial=0) > np.iinfo(np.int64).max:
-        raise ValueError(f"{path}: id {given.max()} is larger than any id")
     if given.ndim != 1:
         raise ValueError(f"{path}: ids of shape {given.shape} must have one axis: write a file for each row")
-    write_output(path, given[:0].astype(np.int64), given.astype(np.int64), tokenizer)
+    given = _int64(given, path)
+    write_output(path, given[:0], given, tokenizer)
 
 
 def write_output(

@@ -67,7 +67,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = parse_json(line)
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
